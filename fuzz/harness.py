@@ -4,7 +4,7 @@ Writing a target
 ----------------
 A target is a file `fuzz/fuzz_<name>.py`. Its first docstring line states the one invariant it checks. It exposes:
 
-    \"""A frame cut at any byte parses to a packet or to None, and never raises.\"""
+    "A frame cut at any byte parses to a packet or to None, and never raises."   # as a docstring
 
     from fuzz import harness
     from pystack.wire.packet import parse_untrusted
@@ -26,8 +26,10 @@ A target is called many thousand times per second: keep what it builds small and
 
 Where things are
 ----------------
-    fuzz/corpus/<name>/     committed seeds, beside SEEDS           fuzz/dictionaries/*.dict   libFuzzer dictionaries
-    fuzz/regress/<name>/    inputs that once failed, run by pytest  .fuzz/<name>/              the growing corpus, not committed
+    fuzz/corpus/<name>/       committed seeds, beside SEEDS
+    fuzz/regress/<name>/      inputs that once failed, run by pytest
+    fuzz/dictionaries/*.dict  libFuzzer dictionaries
+    .fuzz/<name>/             the growing corpus, not committed
 
 Running
 -------
@@ -145,6 +147,8 @@ def fuzz(name: str, include: Sequence[str], libfuzzer_args: Sequence[str]) -> No
     """
     import atheris  # noqa: PLC0415  (only a fuzzing run needs it)
 
+    os.chdir(ROOT)
+
     with atheris.instrument_imports(include=[*include, f"fuzz.{PREFIX}{name}"]):
         target = load(name)
     target.work_dir.mkdir(parents=True, exist_ok=True)
@@ -153,7 +157,7 @@ def fuzz(name: str, include: Sequence[str], libfuzzer_args: Sequence[str]) -> No
         (target.work_dir / sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
     argv = [
         f"{PREFIX}{name}",
-        f"-artifact_prefix={target.regress_dir}{os.sep}",
+        f"-artifact_prefix={target.regress_dir.relative_to(ROOT)}{os.sep}",
         f"-max_len={target.max_len}",
         f"-timeout={HANG_SECONDS}",
         f"-rss_limit_mb={MEMORY_LIMIT_MB}",
@@ -172,11 +176,13 @@ def fuzz(name: str, include: Sequence[str], libfuzzer_args: Sequence[str]) -> No
 def main(file: str, target: Target, *, include: Sequence[str] = DEFAULT_INCLUDE, seeds: Sequence[bytes] = ()) -> None:
     """Entry point of a target file started as a program: `python fuzz/fuzz_<name>.py [libFuzzer options]`.
 
-    By now `__main__` has already imported what it tests without instrumentation, so this starts the process over through
-    `python -m fuzz run`. `target` and `seeds` are passed so that a file that forgot one of them fails here, and at once.
+    By now `__main__` has imported what it tests without instrumentation, so this starts the process over through
+    `python -m fuzz run`. The seeds run once here first: one that fails is a mistake in the target, not a finding.
     """
-    if not callable(target) or not seeds:
-        raise SystemExit(f"{file}: a fuzz target needs a function `target` and at least one seed in SEEDS")
+    if not seeds:
+        raise SystemExit(f"{file}: a fuzz target needs at least one seed in SEEDS")
+    for seed in seeds:
+        target(seed)
     name = Path(file).stem.removeprefix(PREFIX)
     os.chdir(ROOT)
     command = [sys.executable, "-m", "fuzz", "run", name, "--include", ",".join(include), "--", *sys.argv[1:]]
