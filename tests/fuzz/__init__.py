@@ -1,0 +1,1 @@
+"""Every fuzz target over its known inputs."""
