@@ -1,8 +1,8 @@
 """Reads the fenced code blocks of a Markdown page, with what the test shall do with each.
 
 A block's language says what happens: `python` and `pycon` are executed, `console` lines that start with `$ ` are
-checked as commands, anything else is left alone. An HTML comment on the line before the fence, unseen by readers, changes
-that:
+checked as commands, anything else is left alone. An HTML comment on the line before the fence, which readers do not
+see, changes that:
 
     <!-- output -->            this block is what the python block before it prints
     <!-- execute -->           this console block is run, and must print what it shows
