@@ -1,0 +1,1 @@
+"""Being an end of TCP connections (RFC 9293)."""
