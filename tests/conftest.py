@@ -71,21 +71,15 @@ def _missing_tap() -> str:
     return "TAP devices: modprobe tun, and read and write access to /dev/net/tun"
 
 
-def _missing_kernel_image() -> str:
-    return "" if list(Path("/boot").glob("vmlinuz-*")) else "a kernel to boot: install linux-image-cloud-amd64"
-
-
 _MISSING: dict[str, Callable[[], str]] = {
     "root": _missing_root,
     "netns": _missing_netns,
     "userns": _missing_userns,
     "tap": _missing_tap,
-    "kernel-image": _missing_kernel_image,
     "busybox": _program("busybox", "busybox-static"),
     "cpio": _program("cpio", "cpio"),
     "curl": _program("curl", "curl"),
     "dig": _program("dig", "dnsutils (dig)"),
-    "ethtool": _program("ethtool", "ethtool"),
     "ip": _program("ip", "iproute2"),
     "iperf3": _program("iperf3", "iperf3"),
     "nc": _program("nc", "netcat-openbsd"),
