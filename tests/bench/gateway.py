@@ -16,9 +16,7 @@ WEB_MTU = 1500
 
 def cases(mtus: Sequence[int], streams: Sequence[int], *, web: bool) -> list[Case]:
     """The rows of the table."""
-    rows = [
-        Case("tcp", mtu, outward, number) for mtu in mtus for number in streams for outward in (True, False)
-    ]
+    rows = [Case("tcp", mtu, outward, number) for mtu in mtus for number in streams for outward in (True, False)]
     if web and WEB_MTU in mtus:
         rows += [Case("keep-alive", WEB_MTU), Case("new connection", WEB_MTU)]
     return rows

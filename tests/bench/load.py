@@ -60,7 +60,9 @@ def missing_tools() -> list[str]:
     """What must be installed before anything can be measured."""
     packages = {"iperf3": "iperf3", "wrk": "wrk", "nginx": "nginx-light", "ip": "iproute2", "nsenter": "util-linux"}
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return [f"{tool} (apt install {package})" for tool, package in packages.items() if not shutil.which(tool, path=path)]
+    return [
+        f"{tool} (apt install {package})" for tool, package in packages.items() if not shutil.which(tool, path=path)
+    ]
 
 
 def start_web_server(lab: Lab) -> None:

@@ -195,4 +195,3 @@ def subjects(program: str | None = None) -> list[Subject]:
         ),
         VethPair(),
     ]
-

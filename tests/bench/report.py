@@ -143,7 +143,9 @@ def _print_generator(results: Results, console: Console) -> None:
     for case in results.cases:
         margin = results.ratio(case, SLIRP, ours=LIMIT)
         if case.kind != "tcp" and margin is not None:
-            verdict = "[green]fine[/]" if margin >= GENERATOR_MARGIN else "[red]the generator may be what is measured[/]"
+            verdict = (
+                "[green]fine[/]" if margin >= GENERATOR_MARGIN else "[red]the generator may be what is measured[/]"
+            )
             console.print(f"{case.label}: veth is {margin:.1f} times slirp4netns: {verdict}", highlight=False)
 
 

@@ -109,9 +109,17 @@ class Lab:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def argv(self, command: Sequence[str | Path], *, as_user: bool = False) -> list[str]:
+    def use_resolver(self, address: str) -> None:
+        """Make `address` the resolver of everything that is started in the lab from now on."""
+        conf = self.directory / "resolv.conf"
+        conf.write_text(f"nameserver {address}\n", encoding="ascii")
+        done = self.run(["mount", "--bind", conf, "/etc/resolv.conf"])
+        if done.returncode:
+            raise LabError(f"/etc/resolv.conf: {done.stderr.decode(errors='replace').strip()}")
+
+    def argv(self, command: Sequence[str | Path], *, as_user: bool = False, cwd: str | Path | None = None) -> list[str]:
         """The command line that runs `command` in the lab, execed in place (so a Popen's pid is the command's own)."""
-        enter = ["nsenter", "--target", str(self._holder.pid), "--net", "--mount", "--wd=" + str(Path.cwd())]
+        enter = ["nsenter", "--target", str(self._holder.pid), "--net", "--mount", f"--wd={cwd or Path.cwd()}"]
         if self.rootless:
             enter += ["--user", "--preserve-credentials"]
         if as_user:
@@ -134,10 +142,16 @@ class Lab:
         stdout: int | None = subprocess.PIPE,
         stderr: int | None = subprocess.DEVNULL,
         env: dict[str, str] | None = None,
+        cwd: str | Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a process in the lab; the lab ends it at the latest when it is closed."""
         process = subprocess.Popen(
-            self.argv(command, as_user=as_user), stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+            self.argv(command, as_user=as_user, cwd=cwd),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            start_new_session=True,
         )
         self._processes.append(process)
         return process
@@ -149,11 +163,18 @@ class Lab:
         as_user: bool = False,
         timeout: float = 60.0,
         env: dict[str, str] | None = None,
+        cwd: str | Path | None = None,
         stdin: bytes | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command in the lab to its end and return what it said; TimeoutExpired after `timeout` seconds."""
         process = self.popen(
-            command, as_user=as_user, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            as_user=as_user,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         try:
             out, err = process.communicate(stdin, timeout)
