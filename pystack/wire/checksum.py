@@ -19,7 +19,7 @@ _MODULUS: Final = 0xFFFF
 
 
 def sum16(data: Buffer) -> int:
-    """The one's complement sum of ``data`` as big-endian 16-bit words, in [0, 65,535). An odd byte is padded (RFC 1071)."""
+    """The one's complement sum of ``data`` as big-endian 16-bit words, in [0, 65,535); an odd byte is padded."""
     if len(data) & 1:
         return (int.from_bytes(data, "big") << 8) % _MODULUS
     return int.from_bytes(data, "big") % _MODULUS
@@ -40,8 +40,8 @@ def sum_buffers(buffers: Iterable[Buffer]) -> int:
 def finish(total: int) -> int:
     """The field that makes a header whose other bytes sum to ``total`` sum to zero, in [0, 65,534].
 
-    A total of zero gives 0 and not its other form 0xffff, as every implementation that adds words does, because no header
-    is all zero.
+    A total of zero gives 0 and not its other form 0xffff, as every implementation that adds words does, because no
+    header is all zero.
     """
     return -total % _MODULUS
 

@@ -68,8 +68,8 @@ class Packet:
         ethertype: of what the Ethernet header (or the last VLAN tag) carries; below 0x0600 it is an 802.3 length.
         vlan: the outermost tag's 16 bits, -1 when untagged; tags: how many there are.
         l3: where the IP header (or other L3 payload) starts. l4: where its payload starts.
-        payload, end: the L4 payload is ``frame[payload:end]``; for what is neither TCP nor UDP ``payload == l4``. ``end``
-            follows from the IP header's length field, so Ethernet padding is outside.
+        payload, end: the L4 payload is ``frame[payload:end]``; for what is neither TCP nor UDP ``payload == l4``.
+            ``end`` follows from the IP header's length field, so Ethernet padding is outside.
         version: 4, 6, or 0 when the frame is not IP.
         src, dst: 4 or 16 bytes (b"" when not IP). proto: the upper-layer protocol. ttl: TTL or hop limit. tos: the
             DS field with ECN.
