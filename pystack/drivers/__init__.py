@@ -1,0 +1,1 @@
+"""What touches the operating system on behalf of a node: the asyncio loop, host sockets, namespaces."""

@@ -1,0 +1,435 @@
+"""Namespaces whose only way out is a TAP that the parent process serves.
+
+Two ways in: `CommandGuest` starts a command in user, mount and network namespaces of its own; `enter_namespace` makes
+a TAP in a network namespace that exists. Both fork a child before anything heavy is imported, make the TAP inside and
+hand its descriptor back over a UNIX socket (SCM_RIGHTS), so that the parent never leaves its own namespaces.
+
+Read before editing: namespaces(7), user_namespaces(7) (who may write a uid_map), mount_namespaces(7), unix(7).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn, Self, final
+
+from pystack.drivers import linux
+from pystack.errors import PystackError, UsageError
+
+_RESOLV_CONF: Final = "/etc/resolv.conf"
+_NS_GET_USERNS: Final = 0xB701  # ioctl_ns(2)
+_MESSAGE_MAX: Final = 4096
+
+# What child and parent tell each other; one SEQPACKET message each, a kind and a text.
+_UNSHARED: Final = b"U"
+_MAPPED: Final = b"M"
+_TAP: Final = b"T"
+_READY: Final = b"R"
+_GO: Final = b"G"
+_ERROR: Final = b"E"
+_NO_EXEC: Final = b"X"
+
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+
+
+class CommandError(PystackError):
+    """The command itself cannot be executed; ``status`` is what env(1) and shells exit with: 126 or 127."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestNetwork:
+    """How the interface inside is made and configured.
+
+    Attributes:
+        name: of the interface.
+        tun_device: the device node to make it with.
+        vnet_hdr: whether frames carry a virtio_net_hdr (needed for any offload).
+        mtu: in bytes.
+        address, prefix_len, gateway: IPv4; the default route goes through ``gateway``. Without an address the
+            interface is left down and unconfigured.
+        queue_frames: length of the queue between the guest's kernel and us. The kernel drops what does not fit, so it
+            must hold the windows of several connections in frames.
+    """
+
+    name: str = "tap0"
+    tun_device: str = "/dev/net/tun"
+    vnet_hdr: bool = True
+    mtu: int = 1500
+    address: str = ""
+    prefix_len: int = 24
+    gateway: str = ""
+    queue_frames: int = 4096
+
+
+# ------------------------------------------------------------------------------------------------ between the processes
+
+
+@final
+class _Channel:
+    """One end of the socket between parent and child."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def send(self, kind: bytes, text: str = "", fd: int | None = None) -> None:
+        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        self._socket.sendmsg([kind + text.encode(errors="surrogateescape")[: _MESSAGE_MAX - 1]], ancillary)
+
+    def recv(self) -> tuple[bytes, str, int]:
+        """Kind, text and descriptor (-1: none) of the next message; the kind is b"" at the end."""
+        fds = array.array("i")
+        data, ancillary, _, _ = self._socket.recvmsg(_MESSAGE_MAX, socket.CMSG_SPACE(fds.itemsize))
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(payload[: fds.itemsize])
+        return data[:1], data[1:].decode(errors="surrogateescape"), fds[0] if fds else -1
+
+    def expect(self, kind: bytes) -> int:
+        """The descriptor that came with a message of ``kind``; what else arrives becomes an exception."""
+        got, text, fd = self.recv()
+        if got == kind:
+            return fd
+        if got == _ERROR:
+            raise UsageError(text)
+        raise PystackError("The process in the namespace ended before it was ready.")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _fork(child_main: Callable[[_Channel], None]) -> tuple[int, _Channel]:
+    """Fork; in the child run ``child_main``, whose PystackError is told to the parent. Never returns in the child."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return pid, _Channel(ours)
+    status = 1
+    try:
+        ours.close()
+        channel = _Channel(theirs)
+        try:
+            child_main(channel)
+            status = 0
+        except PystackError as error:
+            channel.send(_ERROR, str(error))
+        except OSError as error:
+            channel.send(_ERROR, f"The namespace cannot be set up: {error}.")
+    finally:
+        os._exit(status)  # whatever happened: the parent's cleanup is not the child's
+
+
+def reap(pid: int, *, kill: bool) -> int:
+    """Wait for a child of ours, killing it first if asked; returns its wait status (0 when someone else reaped it)."""
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return 0
+
+
+# ----------------------------------------------------------------------------------------------------- the TAP inside
+
+
+def _make_tap(network: GuestNetwork) -> int:
+    """A descriptor of a new TAP in the network namespace we are in. The device lives as long as the descriptor."""
+    import pytun  # noqa: PLC0415 - a library that only the process in the namespace needs
+
+    flags = pytun.IFF_TAP | pytun.IFF_NO_PI | (pytun.IFF_VNET_HDR if network.vnet_hdr else 0)
+    try:
+        device = pytun.TunTapDevice(name=network.name, flags=flags, dev=network.tun_device)
+    except pytun.Error as error:
+        errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+        raise UsageError(_why_no_tap(network, errno)) from None
+    return os.dup(device.fileno())
+
+
+def _why_no_tap(network: GuestNetwork, errno: int) -> str:
+    node = network.tun_device
+    if not Path(node).exists():
+        return f"There is no {node}: load the driver with `modprobe tun`, or name another node with --tun-device."
+    if not os.access(node, os.R_OK | os.W_OK):
+        return f"You may not open {node}: ask for read and write access to it, or run as root."
+    return f"No TAP interface {network.name} can be made in the namespace with {node}: {os.strerror(errno)}."
+
+
+def _configure(network: GuestNetwork) -> None:
+    """Loopback up; the TAP up with its address and default route, and silent about IPv6."""
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - 100 ms, in parallel to the parent's imports
+
+    try:
+        with IPRoute() as netlink:
+            netlink.link("set", index=1, state="up")
+            (index,) = netlink.link_lookup(ifname=network.name)
+            netlink.link("set", index=index, mtu=network.mtu, txqlen=network.queue_frames)
+            if not network.address:
+                return
+            with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has nothing to be silenced
+                no_address = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]}
+                netlink.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", no_address)]})
+            netlink.link("set", index=index, state="up")
+            netlink.addr("add", index=index, address=network.address, prefixlen=network.prefix_len)
+            netlink.route("add", dst="default", gateway=network.gateway, oif=index)
+    except NetlinkError as error:
+        raise UsageError(f"The interface {network.name} cannot be configured: {error.args[-1]}.") from None
+
+
+# ------------------------------------------------------------------------------------------ a command in its namespaces
+
+
+@final
+class CommandGuest:
+    """A command in namespaces of its own. Made by `start`, then `tap`, `execute`; `close` at any time.
+
+    Attributes:
+        pid: of the process that becomes the command.
+    """
+
+    def __init__(self, pid: int, channel: _Channel) -> None:
+        self.pid = pid
+        self._channel = channel
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], network: GuestNetwork, *, nameservers: Sequence[str], user_namespace: bool = True
+    ) -> Self:
+        """Fork the process that is going to be ``command``; it sets up its namespaces while the caller goes on.
+
+        Args:
+            nameservers: what its resolv.conf names; empty: no resolver.
+            user_namespace: False leaves the user namespace as it is, which only root can do.
+
+        Raises:
+            UsageError: the system refuses, with what to do about it.
+        """
+        parent = os.getpid()
+        pid, channel = _fork(lambda end: _be_command(end, parent, command, network, nameservers, user_namespace))
+        guest = cls(pid, channel)
+        try:
+            channel.expect(_UNSHARED)
+            if user_namespace:
+                _map_users(pid)
+            channel.send(_MAPPED)
+        except BaseException:
+            guest.close()
+            raise
+        return guest
+
+    def tap(self) -> int:
+        """The descriptor of the TAP inside; waits until it exists. The caller owns it."""
+        return self._channel.expect(_TAP)
+
+    def execute(self) -> None:
+        """Wait until the network inside is configured, then let the command run.
+
+        Raises:
+            CommandError: it cannot be executed.
+        """
+        self._channel.expect(_READY)
+        self._channel.send(_GO)
+        kind, text, _ = self._channel.recv()
+        if kind == _NO_EXEC:
+            status, _, sentence = text.partition(" ")
+            raise CommandError(sentence, int(status))
+
+    def close(self) -> None:
+        """End the process if it still runs, and reap it."""
+        self._channel.close()
+        reap(self.pid, kill=True)
+
+
+def _be_command(
+    channel: _Channel,
+    parent: int,
+    command: Sequence[str],
+    network: GuestNetwork,
+    nameservers: Sequence[str],
+    user_namespace: bool,
+) -> None:
+    """The child of `CommandGuest.start`, from the fork to the exec."""
+    kinds = linux.CLONE_NEWNS | linux.CLONE_NEWNET | (linux.CLONE_NEWUSER if user_namespace else 0)
+    try:
+        linux.unshare(kinds)
+    except OSError as error:
+        raise UsageError(_why_no_namespace(error, user_namespace=user_namespace)) from None
+    channel.send(_UNSHARED)
+    channel.expect(_MAPPED)
+    # Only now: new credentials clear it. The parent may have died before it was set.
+    linux.die_with_parent(signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    channel.send(_TAP, fd=_make_tap(network))
+    try:
+        _replace_resolv_conf("".join(f"nameserver {address}\n" for address in nameservers))
+    except OSError as error:
+        raise UsageError(f"{_RESOLV_CONF} cannot be replaced in the namespace ({error}){_apparmor_hint()}.") from None
+    _configure(network)
+    channel.send(_READY)
+    channel.expect(_GO)
+    _execute(channel, command)
+
+
+def _execute(channel: _Channel, command: Sequence[str]) -> NoReturn:
+    # Python ignores these for itself; a command expects to be ended by them.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    name = command[0]
+    try:
+        os.execvp(name, list(command))  # noqa: S606 - a command without a shell is what was asked for
+    except FileNotFoundError:
+        channel.send(_NO_EXEC, f"{NOT_FOUND} The command {name!r} was not found.")
+    except OSError as error:
+        channel.send(_NO_EXEC, f"{NOT_EXECUTABLE} The command {name!r} cannot be executed: {error.strerror}.")
+    os._exit(NOT_FOUND)
+
+
+def _map_users(pid: int) -> None:
+    """Write the child's maps, as the parent: everybody as outside when we may, else our own user as root inside."""
+    proc = Path(f"/proc/{pid}")
+    if os.geteuid() == 0:
+        users, groups = (_identity(Path(f"/proc/self/{kind}_map").read_text()) for kind in ("uid", "gid"))
+        with contextlib.suppress(PermissionError):
+            (proc / "uid_map").write_text(users)
+            (proc / "gid_map").write_text(groups)
+            return
+    (proc / "setgroups").write_text("deny")
+    (proc / "uid_map").write_text(f"0 {os.geteuid()} 1\n")
+    (proc / "gid_map").write_text(f"0 {os.getegid()} 1\n")
+
+
+def _identity(outer_map: str) -> str:
+    ranges = [line.split() for line in outer_map.splitlines()]
+    return "".join(f"{first} {first} {count}\n" for first, _, count in ranges)
+
+
+def _replace_resolv_conf(text: str) -> None:
+    """Put a private file over /etc/resolv.conf, or over what that links to, in our own mount namespace.
+
+    The file lives on a tmpfs that is detached at once: nothing is left on a disk, and it goes with the namespace.
+    """
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    scratch = "/tmp"  # noqa: S108 - covered for a moment, in this mount namespace only
+    linux.mount("tmpfs", scratch, "tmpfs", 0, "size=64k,mode=755")
+    try:
+        source = Path(scratch, "resolv.conf")
+        source.write_text(text)
+        if not Path(_RESOLV_CONF).exists():
+            _make_resolv_conf_possible(scratch)
+        linux.mount(str(source), _RESOLV_CONF, None, linux.MS_BIND)
+    finally:
+        linux.unmount(scratch, linux.MNT_DETACH)
+
+
+def _make_resolv_conf_possible(scratch: str) -> None:
+    """Where the file is missing or a dangling link: an overlay over /etc in which it is a plain empty file."""
+    upper, work = Path(scratch, "upper"), Path(scratch, "work")
+    upper.mkdir()
+    work.mkdir()
+    (upper / Path(_RESOLV_CONF).name).touch()
+    etc = Path(_RESOLV_CONF).parent
+    linux.mount("overlay", str(etc), "overlay", 0, f"lowerdir={etc},upperdir={upper},workdir={work}")
+
+
+def _why_no_namespace(error: OSError, *, user_namespace: bool) -> str:
+    if not user_namespace:
+        return f"A network namespace cannot be made ({error.strerror}): run as root, or leave --no-userns out."
+    for switch, wanted in (("kernel/unprivileged_userns_clone", "1"), ("user/max_user_namespaces", "10000")):
+        path = Path("/proc/sys", switch)
+        with contextlib.suppress(OSError):
+            if path.read_text().strip() == "0":
+                return (
+                    "This system lets no ordinary user make a namespace: run as root with --no-userns, or set "
+                    f"sysctl {switch.replace('/', '.')}={wanted}."
+                )
+    return f"A user namespace cannot be made ({error.strerror}): run as root with --no-userns."
+
+
+def _apparmor_hint() -> str:
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").read_text().strip() == "1":
+            return ", as AppArmor restricts user namespaces: set sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    return ""
+
+
+# -------------------------------------------------------------------------------------- a namespace that exists already
+
+
+def open_namespace(target: str) -> tuple[int, int]:
+    """Open the network namespace of a process id or of a path such as /run/netns/NAME.
+
+    Returns:
+        A descriptor of the namespace, and one of the process (pidfd, readable once it has ended; -1 for a path).
+
+    Raises:
+        UsageError: there is none, or it may not be opened.
+    """
+    if not target.isdecimal():
+        try:
+            return os.open(target, os.O_RDONLY), -1
+        except OSError as error:
+            raise UsageError(f"The network namespace {target} cannot be opened: {error.strerror}.") from None
+    pid = int(target)
+    try:
+        process = os.pidfd_open(pid)
+    except (OSError, OverflowError):
+        raise UsageError(f"There is no process {pid}.") from None
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY), process
+    except OSError as error:
+        os.close(process)
+        raise UsageError(
+            f"You may not enter the namespace of process {pid} ({error.strerror}): run as its user or as root."
+        ) from None
+
+
+def enter_namespace(namespace: int, network: GuestNetwork) -> int:
+    """Make a TAP in the network namespace that the descriptor ``namespace`` names, and configure it.
+
+    Returns:
+        The TAP's descriptor. Closing it removes the interface.
+
+    Raises:
+        UsageError: the system refuses, with the reason.
+    """
+    pid, channel = _fork(lambda end: _make_tap_within(end, namespace, network))
+    try:
+        tap = channel.expect(_TAP)
+        try:
+            channel.expect(_READY)
+        except BaseException:
+            os.close(tap)
+            raise
+        return tap
+    finally:
+        channel.close()
+        reap(pid, kill=False)
+
+
+def _make_tap_within(channel: _Channel, namespace: int, network: GuestNetwork) -> None:
+    try:
+        with contextlib.suppress(PermissionError):  # an ancestor's, which cannot be entered and need not be
+            owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+            if not os.path.sameopenfile(owner, os.open("/proc/self/ns/user", os.O_RDONLY)):
+                linux.setns(owner, linux.CLONE_NEWUSER)
+        linux.setns(namespace, linux.CLONE_NEWNET)
+    except OSError as error:
+        raise UsageError(
+            f"The network namespace cannot be entered ({error.strerror}): name one that is yours, or run as root."
+        ) from None
+    channel.send(_TAP, fd=_make_tap(network))
+    _configure(network)
+    channel.send(_READY)
