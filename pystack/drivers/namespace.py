@@ -55,7 +55,7 @@ class GuestNetwork:
     Attributes:
         name: of the interface.
         tun_device: the device node to make it with.
-        vnet_hdr: whether frames carry a virtio_net_hdr (needed for any offload).
+        offload: whether large segments and checksums are left to the other side, see `TapLink.open`.
         mtu: in bytes.
         address, prefix_len, gateway: IPv4; the default route goes through ``gateway``. Without an address the
             interface is left down and unconfigured.
@@ -65,7 +65,7 @@ class GuestNetwork:
 
     name: str = "tap0"
     tun_device: str = "/dev/net/tun"
-    vnet_hdr: bool = True
+    offload: bool = True
     mtu: int = 1500
     address: str = ""
     prefix_len: int = 24
@@ -145,26 +145,13 @@ def reap(pid: int, *, kill: bool) -> int:
 # ----------------------------------------------------------------------------------------------------- the TAP inside
 
 
-def _make_tap(network: GuestNetwork) -> int:
-    """A descriptor of a new TAP in the network namespace we are in. The device lives as long as the descriptor."""
-    import pytun  # noqa: PLC0415 - a library that only the process in the namespace needs
+def _send_tap(channel: _Channel, network: GuestNetwork) -> None:
+    """Make the TAP in the network namespace that we are in and send its descriptor, which then keeps it alive."""
+    from pystack.link.tap import TapLink  # noqa: PLC0415 - the parent loads it meanwhile, on another processor
 
-    flags = pytun.IFF_TAP | pytun.IFF_NO_PI | (pytun.IFF_VNET_HDR if network.vnet_hdr else 0)
-    try:
-        device = pytun.TunTapDevice(name=network.name, flags=flags, dev=network.tun_device)
-    except pytun.Error as error:
-        errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-        raise UsageError(_why_no_tap(network, errno)) from None
-    return os.dup(device.fileno())
-
-
-def _why_no_tap(network: GuestNetwork, errno: int) -> str:
-    node = network.tun_device
-    if not Path(node).exists():
-        return f"There is no {node}: load the driver with `modprobe tun`, or name another node with --tun-device."
-    if not os.access(node, os.R_OK | os.W_OK):
-        return f"You may not open {node}: ask for read and write access to it, or run as root."
-    return f"No TAP interface {network.name} can be made in the namespace with {node}: {os.strerror(errno)}."
+    link = TapLink.open(network.name, offload=network.offload, mtu=network.mtu, device=network.tun_device)
+    channel.send(_TAP, fd=link.fileno())
+    link.close()
 
 
 def _configure(network: GuestNetwork) -> None:
@@ -175,7 +162,7 @@ def _configure(network: GuestNetwork) -> None:
         with IPRoute() as netlink:
             netlink.link("set", index=1, state="up")
             (index,) = netlink.link_lookup(ifname=network.name)
-            netlink.link("set", index=index, mtu=network.mtu, txqlen=network.queue_frames)
+            netlink.link("set", index=index, txqlen=network.queue_frames)
             if not network.address:
                 return
             with contextlib.suppress(NetlinkError):  # a kernel without IPv6 has nothing to be silenced
@@ -272,7 +259,7 @@ def _be_command(
     linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         return
-    channel.send(_TAP, fd=_make_tap(network))
+    _send_tap(channel, network)
     try:
         _replace_resolv_conf("".join(f"nameserver {address}\n" for address in nameservers))
     except OSError as error:
@@ -430,6 +417,6 @@ def _make_tap_within(channel: _Channel, namespace: int, network: GuestNetwork) -
         raise UsageError(
             f"The network namespace cannot be entered ({error.strerror}): name one that is yours, or run as root."
         ) from None
-    channel.send(_TAP, fd=_make_tap(network))
+    _send_tap(channel, network)
     _configure(network)
     channel.send(_READY)
