@@ -1,0 +1,397 @@
+"""ICMP as a host: echo answered, errors made (rarely) and errors read (carefully).
+
+Read before editing: RFC 792 (formats), RFC 1122 section 3.2.2 (what never gets an error, which errors mean what),
+RFC 1812 section 4.3.2 (how much is quoted, rate limit), RFC 6633 (Source Quench is ignored), RFC 5927 (forged errors).
+
+Redirects are counted and ignored: they could only send us to another neighbour, and anybody can forge them.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple, final
+
+from pystack.clock import Micros
+from pystack.counters import Counters
+from pystack.net.addressing import Addressing
+from pystack.net.endpoint import DATAGRAM, Endpoint, Inbox, Signals
+from pystack.net.ip_output import IpOutput
+from pystack.net.limits import TokenBucket
+from pystack.net.ports import EphemeralPorts
+from pystack.wire import checksum, ethernet
+from pystack.wire.packet import IP_OFFSET, PROTO_ICMP, Packet
+
+ECHO_REPLY: Final = 0
+UNREACHABLE: Final = 3
+SOURCE_QUENCH: Final = 4
+REDIRECT: Final = 5
+ECHO_REQUEST: Final = 8
+TIME_EXCEEDED: Final = 11
+PARAMETER_PROBLEM: Final = 12
+
+NET_UNREACHABLE: Final = 0
+HOST_UNREACHABLE: Final = 1
+PROTOCOL_UNREACHABLE: Final = 2
+PORT_UNREACHABLE: Final = 3
+FRAGMENTATION_NEEDED: Final = 4
+REASSEMBLY_TIME_EXCEEDED: Final = 1
+
+_ERRORS: Final = frozenset({UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM})
+_NEVER_ANSWERED: Final = _ERRORS | {SOURCE_QUENCH, REDIRECT}
+_HEADER: Final = struct.Struct("!BBHI")
+_ECHO: Final = struct.Struct("!BBHHH")
+_MAX_QUOTE: Final = 576 - 20 - 8  # the whole error is at most 576 bytes (RFC 1812 section 4.3.2.3)
+
+_MAX_ITEMS: Final = 256
+_MAX_BYTES: Final = 256 << 10
+
+
+class IcmpError(NamedTuple):
+    """An error that somebody reports about a packet of ours.
+
+    Attributes:
+        type, code: RFC 792. extra: the second word of the ICMP header; `mtu` reads it for type 3 code 4.
+        offender: who reports. quoted: the start of our packet, from its IP header on.
+        proto, key: of our packet: its protocol, and source, destination and the first 4 bytes of its payload (ports, as
+            *we* sent them), 12 bytes. l4: where in ``quoted`` its payload starts; 8 bytes of it are there.
+    """
+
+    type: int
+    code: int
+    extra: int
+    offender: bytes
+    quoted: bytes
+    proto: int
+    key: bytes
+    l4: int
+
+    @property
+    def mtu(self) -> int:
+        """Next-hop MTU in bytes, 0 when the router does not say (RFC 1191 section 4)."""
+        return self.extra & 0xFFFF
+
+    @property
+    def is_too_big(self) -> bool:
+        """Whether our packet had DF set and did not fit."""
+        return self.type == UNREACHABLE and self.code == FRAGMENTATION_NEEDED
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the destination says that it does not do this at all: protocol or port (RFC 1122 section 4.2.3.9)."""
+        return self.type == UNREACHABLE and self.code in (PROTOCOL_UNREACHABLE, PORT_UNREACHABLE)
+
+
+@final
+class Echo:
+    """An echo request or reply, as a view of the packet it came in."""
+
+    __slots__ = ("packet",)
+
+    def __init__(self, packet: Packet) -> None:
+        self.packet = packet
+
+    @property
+    def source(self) -> bytes:
+        """Who sent it, 4 bytes."""
+        return self.packet.src
+
+    @property
+    def destination(self) -> bytes:
+        """Whom it was sent to, 4 bytes."""
+        return self.packet.dst
+
+    @property
+    def ident(self) -> int:
+        """The identifier: which ping of the sender's."""
+        return int.from_bytes(self.packet.frame[self.packet.l4 + 4 : self.packet.l4 + 6], "big")
+
+    @property
+    def seq(self) -> int:
+        """The sequence number."""
+        return int.from_bytes(self.packet.frame[self.packet.l4 + 6 : self.packet.l4 + 8], "big")
+
+    @property
+    def payload(self) -> bytes:
+        """What follows the 8 bytes of header."""
+        return self.packet.frame[self.packet.l4 + 8 : self.packet.end]
+
+
+def _size(item: Echo | IcmpError) -> int:
+    return len(item.packet.frame if isinstance(item, Echo) else item.quoted) + 64
+
+
+def _echo(kind: int, ident: int, seq: int, payload: bytes) -> bytes:
+    """The 8 bytes of an echo message's header (RFC 792)."""
+    head = _ECHO.pack(kind, 0, 0, ident, seq)
+    return _ECHO.pack(kind, 0, checksum.finish(checksum.sum16(head) + checksum.sum16(payload)), ident, seq)
+
+
+@final
+class PingEndpoint(Endpoint):
+    """Sends echo requests under an identifier of its own and collects what comes back.
+
+    Event: DATAGRAM when there is something to `take`. At most 256 items and 256 KiB wait; more are dropped (`dropped`).
+    """
+
+    __slots__ = ("_icmp", "_inbox", "dropped", "ident")
+
+    def __init__(self, icmp: Icmp, ident: int) -> None:
+        super().__init__()
+        self._icmp: Icmp | None = icmp
+        self._inbox: Inbox[Echo | IcmpError] = Inbox(_size, max_items=_MAX_ITEMS, max_bytes=_MAX_BYTES)
+        self.ident = ident
+        self.dropped = 0
+
+    def send_echo(self, destination: bytes, seq: int, payload: bytes, now: Micros) -> bool:
+        """Send one echo request; False when it was dropped (no route, closed)."""
+        return self._icmp is not None and self._icmp.send_request(destination, self.ident, seq & 0xFFFF, payload, now)
+
+    def take(self) -> Echo | IcmpError | None:
+        """The oldest reply, or error about a request; None when there is none."""
+        return self._inbox.take()
+
+    def deliver(self, item: Echo | IcmpError) -> bool:
+        """Called by the stack: queue ``item`` if there is room."""
+        if self._inbox.put(item):
+            return True
+        self.dropped += 1
+        return False
+
+    def close(self) -> None:
+        """Stop receiving. Idempotent."""
+        if self._icmp is not None:
+            self._icmp.forget(self)
+            self._icmp = None
+            self._inbox.clear()
+
+
+@final
+class IcmpEndpoint(Endpoint):
+    """Takes the echo requests to addresses that are not the stack's own: what a gateway has to carry on.
+
+    Event: DATAGRAM when there is something to `take`. At most 256 requests and 256 KiB wait; more are dropped.
+    """
+
+    __slots__ = ("_icmp", "_inbox", "dropped")
+
+    def __init__(self, icmp: Icmp) -> None:
+        super().__init__()
+        self._icmp: Icmp | None = icmp
+        self._inbox: Inbox[Echo] = Inbox(_size, max_items=_MAX_ITEMS, max_bytes=_MAX_BYTES)
+        self.dropped = 0
+
+    def take(self) -> Echo | None:
+        """The oldest request, None when there is none."""
+        return self._inbox.take()
+
+    def send_reply(self, source: bytes, destination: bytes, ident: int, seq: int, payload: bytes, now: Micros) -> bool:
+        """Answer in the name of ``source``; False when it was dropped."""
+        return self._icmp is not None and self._icmp.send_reply(source, destination, ident, seq, payload, now)
+
+    def deliver(self, request: Echo) -> bool:
+        """Called by the stack: queue ``request`` if there is room."""
+        if self._inbox.put(request):
+            return True
+        self.dropped += 1
+        return False
+
+    def close(self) -> None:
+        """Stop receiving. Idempotent."""
+        if self._icmp is not None:
+            self._icmp.forget(self)
+            self._icmp = None
+            self._inbox.clear()
+
+
+@final
+class Icmp:
+    """The ICMP of one stack.
+
+    Args:
+        errors_per_second, error_burst: limit of the errors that are generated (RFC 1812 section 4.3.2.8).
+        max_pings: ping endpoints that may be open at once.
+    """
+
+    __slots__ = ("_addressing", "_any", "_bucket", "_counters", "_idents", "_output", "_pings", "_signals", "max_pings")
+
+    def __init__(
+        self,
+        addressing: Addressing,
+        output: IpOutput,
+        signals: Signals,
+        counters: Counters,
+        *,
+        errors_per_second: int,
+        error_burst: int,
+        max_pings: int,
+        seed: int,
+    ) -> None:
+        self._addressing = addressing
+        self._output = output
+        self._signals = signals
+        self._counters = counters
+        self._bucket = TokenBucket(errors_per_second, error_burst)
+        self._idents = EphemeralPorts(seed, "ping")
+        self._pings: dict[int, PingEndpoint] = {}
+        self._any: IcmpEndpoint | None = None
+        self.max_pings = max_pings
+
+    def __len__(self) -> int:
+        return len(self._pings)
+
+    # ----------------------------------------------------------------------------------------------------- endpoints
+
+    def open_ping(self) -> PingEndpoint | None:
+        """A new endpoint with an identifier of its own, None when `max_pings` are open."""
+        if len(self._pings) >= self.max_pings:
+            return None
+        ident = self._idents.pick(self._pings.__contains__)
+        if ident is None:
+            return None
+        endpoint = self._pings[ident] = PingEndpoint(self, ident)
+        return endpoint
+
+    def open_any(self) -> IcmpEndpoint | None:
+        """The catch-all endpoint, None when there is one already."""
+        if self._any is not None:
+            return None
+        self._any = IcmpEndpoint(self)
+        return self._any
+
+    def forget(self, endpoint: PingEndpoint | IcmpEndpoint) -> None:
+        """Called by an endpoint that closes."""
+        if endpoint is self._any:
+            self._any = None
+        elif isinstance(endpoint, PingEndpoint):
+            self._pings.pop(endpoint.ident, None)
+
+    # ----------------------------------------------------------------------------------------------------- receiving
+
+    def on_packet_untrusted(self, packet: Packet, now: Micros) -> IcmpError | None:
+        """Take one ICMP message whose checksum holds, sent to one host. Returns the error it reports, if any."""
+        if packet.payload_len < 8:
+            self._counters.bump("icmp.short")
+            return None
+        kind = packet.frame[packet.l4]
+        if kind == ECHO_REQUEST:
+            self._on_request(packet, now)
+        elif kind == ECHO_REPLY:
+            self._on_reply(packet)
+        elif kind in _ERRORS:
+            return self._on_error_untrusted(packet)
+        elif kind == SOURCE_QUENCH:
+            self._counters.bump("icmp.source_quench_ignored")
+        elif kind == REDIRECT:
+            self._counters.bump("icmp.redirect_ignored")
+        else:
+            # RFC 1122 section 3.2.2: silently.
+            self._counters.bump("icmp.unknown_type")
+        return None
+
+    def _on_request(self, packet: Packet, now: Micros) -> None:
+        if packet.dst in self._addressing.own:
+            self._counters.bump("icmp.echo_replied")
+            request = Echo(packet)
+            self.send_reply(packet.dst, packet.src, request.ident, request.seq, request.payload, now)
+        elif self._any is None:
+            self._counters.bump("icmp.echo_ignored")
+        elif self._any.deliver(Echo(packet)):
+            self._signals.signal(self._any, DATAGRAM)
+        else:
+            self._counters.bump("icmp.queue_full")
+
+    def _on_reply(self, packet: Packet) -> None:
+        reply = Echo(packet)
+        endpoint = self._pings.get(reply.ident)
+        if endpoint is None or packet.dst not in self._addressing.own:
+            self._counters.bump("icmp.reply_unexpected")
+        elif endpoint.deliver(reply):
+            self._signals.signal(endpoint, DATAGRAM)
+        else:
+            self._counters.bump("icmp.queue_full")
+
+    def _on_error_untrusted(self, packet: Packet) -> IcmpError | None:
+        """Read what an error quotes of our packet: its IP header and 8 bytes, or it is about nothing of ours."""
+        frame = packet.frame
+        kind, code, _, extra = _HEADER.unpack_from(frame, packet.l4)
+        quoted = frame[packet.l4 + 8 : packet.end]
+        header = (quoted[0] & 15) << 2 if quoted else 0
+        if header < 20 or quoted[0] >> 4 != 4 or len(quoted) < header + 8:
+            self._counters.bump("icmp.bad_quote")
+            return None
+        if int.from_bytes(quoted[6:8], "big") & IP_OFFSET:
+            self._counters.bump("icmp.bad_quote")
+            return None
+        # We sent it, so its source is the destination of the error.
+        if quoted[12:16] != packet.dst:
+            self._counters.bump("icmp.foreign_quote")
+            return None
+        self._counters.bump("icmp.errors_received")
+        key = quoted[12:20] + quoted[header : header + 4]
+        return IcmpError(kind, code, extra, packet.src, quoted, quoted[9], key, header)
+
+    def on_error(self, error: IcmpError) -> bool:
+        """Hand an error about an echo request of ours to its endpoint; False when there is none."""
+        if error.quoted[error.l4] != ECHO_REQUEST:
+            return False
+        endpoint = self._pings.get(int.from_bytes(error.quoted[error.l4 + 4 : error.l4 + 6], "big"))
+        if endpoint is None:
+            return False
+        if endpoint.deliver(error):
+            self._signals.signal(endpoint, DATAGRAM)
+        return True
+
+    # ------------------------------------------------------------------------------------------------------- sending
+
+    def send_request(self, destination: bytes, ident: int, seq: int, payload: bytes, now: Micros) -> bool:
+        """Send an echo request from the address that leads to ``destination``."""
+        source = self._addressing.source_address(destination)
+        if source is None:
+            self._counters.bump("ipv4.no_route")
+            return False
+        head = _echo(ECHO_REQUEST, ident, seq, payload)
+        return self._output.send(source, destination, PROTO_ICMP, head, payload, now)
+
+    def send_reply(self, source: bytes, destination: bytes, ident: int, seq: int, payload: bytes, now: Micros) -> bool:
+        """Send an echo reply; its data is the request's (RFC 1122 section 3.2.2.6)."""
+        head = _echo(ECHO_REPLY, ident, seq, payload)
+        return self._output.send(source, destination, PROTO_ICMP, head, payload, now)
+
+    def send_error(
+        self, about: Packet | bytes, kind: int, code: int, *, source: bytes, extra: int = 0, now: Micros
+    ) -> bool:
+        """Report an error about a packet to its sender, unless RFC 1122 section 3.2.2 forbids it or too many were sent.
+
+        Args:
+            about: the packet, or its first bytes from the IP header on (at least the header and 8 more).
+            source: in whose name; one of our addresses, or the one that the packet was sent to.
+            extra: the second word of the ICMP header (the next-hop MTU, a pointer).
+        """
+        if isinstance(about, Packet):
+            original = about.frame[about.l3 : min(about.end, about.l3 + _MAX_QUOTE)]
+            to_all = ethernet.is_group(about.dst_mac())
+        else:
+            original = about[:_MAX_QUOTE]
+            to_all = False
+        if to_all or not self._deserves_error(original):
+            self._counters.bump("icmp.error_suppressed")
+            return False
+        if not self._bucket.take(now):
+            self._counters.bump("icmp.error_rate_limited")
+            return False
+        head = _HEADER.pack(kind, code, 0, extra)
+        head = _HEADER.pack(kind, code, checksum.finish(checksum.sum16(head) + checksum.sum16(original)), extra)
+        self._counters.bump("icmp.errors_sent")
+        return self._output.send(source, original[12:16], PROTO_ICMP, head, original, now)
+
+    def _deserves_error(self, original: bytes) -> bool:
+        """Not for an error, a group, a later fragment, or a sender that is not one host (RFC 1122 section 3.2.2)."""
+        header = (original[0] & 15) << 2 if original else 0
+        if header < 20 or original[0] >> 4 != 4 or len(original) < header + 1:
+            return False
+        source, destination = original[12:16], original[16:20]
+        if int.from_bytes(original[6:8], "big") & IP_OFFSET:
+            return False
+        if original[9] == PROTO_ICMP and original[header] in _NEVER_ANSWERED:
+            return False
+        return self._addressing.is_valid_peer(source) and self._addressing.is_valid_peer(destination)

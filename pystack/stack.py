@@ -1,0 +1,480 @@
+"""The stack: one object that composes neighbours, reassembly, ICMP, UDP and TCP. It has no protocol of its own.
+
+Read before editing: RFC 1122 section 3.2.1.3 (which addresses a packet may carry), section 3.2.2 (no error about what),
+section 4.2.3.10 (no TCP to a group), RFC 894 (the frame).
+
+Inputs are a frame with ``now`` (`Stack.receive`), a timer with ``now`` (`Stack.tick`) and calls of the API; outputs are
+polled: `Stack.frames`, `Stack.events`, `Stack.next_timeout`. Whoever drives it does, after every input::
+
+    stack.frames(now)       # until it returns []
+    stack.events()
+    sleep until a frame comes or stack.next_timeout(), then stack.tick(now)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Final, TypeAlias, final
+
+from pystack.clock import Micros
+from pystack.counters import Counters
+from pystack.errors import UsageError
+from pystack.frame import LinkInfo, TxFrame
+from pystack.net import neighbours, reassembly
+from pystack.net.addressing import UNSPECIFIED, Addressing, is_multicast
+from pystack.net.endpoint import Endpoint, Signals
+from pystack.net.icmp import (
+    PORT_UNREACHABLE,
+    PROTOCOL_UNREACHABLE,
+    REASSEMBLY_TIME_EXCEEDED,
+    TIME_EXCEEDED,
+    UNREACHABLE,
+    Icmp,
+    IcmpEndpoint,
+    IcmpError,
+    PingEndpoint,
+)
+from pystack.net.ip_output import IpOutput
+from pystack.net.neighbours import NeighbourTable
+from pystack.net.path import DEFAULT_TTL, Path
+from pystack.net.pmtu import PathMtus
+from pystack.net.ports import EphemeralPorts
+from pystack.net.reassembly import Reassembler
+from pystack.net.txqueue import TxQueue
+from pystack.net.udp import Udp, UdpEndpoint
+from pystack.tcp.config import TcpConfig
+from pystack.tcp.engine import TcpEngine
+from pystack.tcp.listener import Listener
+from pystack.tcp.tcb import Connection
+from pystack.timers import Timers
+from pystack.wire import ethernet
+from pystack.wire.packet import (
+    ETHERTYPE_ARP,
+    PROTO_ICMP,
+    PROTO_TCP,
+    PROTO_UDP,
+    Packet,
+    parse_untrusted,
+    verify_untrusted,
+)
+
+Event: TypeAlias = tuple[Connection | Listener | Endpoint, int]
+"""Who has something to tell, and what: flags of `pystack.tcp.events`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackConfig:
+    """What a stack is. Immutable.
+
+    Attributes:
+        mac: our Ethernet address, 6 bytes, of one host.
+        addresses: our IPv4 addresses with their networks; the first one is preferred.
+        gateway: the neighbour that leads everywhere else; None: there is no way there.
+        tcp: settings of connections that are opened without their own.
+        accept_any: every unicast IPv4 destination is ours. For a gateway with one guest behind the link; the Ethernet
+            source of its packets is learnt, so that no ARP is needed to answer it.
+        arp_for: whether to answer the ARP request for (target) from (asker), 4 bytes each, when the target is not ours
+            already. None: with ``accept_any`` for all but known neighbours, else for nobody.
+        ttl: of what we send.
+
+    Bounds; at each one the stated thing happens, and a counter moves:
+        max_connections: a SYN is dropped, `Stack.connect` raises.
+        max_udp_endpoints, max_pings: the call raises. One endpoint keeps 512 datagrams and 1 MiB (UDP), 256 items and
+            256 KiB (ping, ICMP); what comes beyond that is dropped.
+        neighbours: see `pystack.net.neighbours.Limits`. reassembly: see `pystack.net.reassembly.Limits`.
+        max_path_mtus: the oldest estimate goes.
+        max_queued_frames: a frame that is not TCP's is dropped. TCP makes its frames only when they are asked for.
+        icmp_errors_per_second, icmp_error_burst: the error is not sent.
+    """
+
+    mac: bytes
+    addresses: tuple[IPv4Interface, ...]
+    gateway: IPv4Address | None = None
+    tcp: TcpConfig = field(default_factory=TcpConfig)
+    accept_any: bool = False
+    arp_for: Callable[[bytes, bytes], bool] | None = None
+    ttl: int = DEFAULT_TTL
+    max_connections: int = 16_384
+    max_udp_endpoints: int = 4096
+    max_pings: int = 1024
+    neighbours: neighbours.Limits = field(default_factory=neighbours.Limits)
+    reassembly: reassembly.Limits = field(default_factory=reassembly.Limits)
+    max_path_mtus: int = 256
+    max_queued_frames: int = 1024
+    icmp_errors_per_second: int = 1000
+    icmp_error_burst: int = 50
+
+
+def _nobody(_target: bytes, _asker: bytes) -> bool:
+    return False
+
+
+def _anybody(target: bytes, asker: bytes) -> bool:
+    return target != asker
+
+
+@final
+class Stack:
+    """A host on one link.
+
+    Args:
+        link: what the link can do (`Link.info`).
+        seed: of everything that must not be guessed: initial sequence numbers, ports, identifiers. At least 128 bits
+            from the system's random source, except in tests, where the same seed gives the same frames.
+
+    Attributes:
+        counters: one integer per thing that happened. Shared by all parts.
+    """
+
+    __slots__ = (
+        "_addressing", "_any_destination", "_connections", "_icmp", "_learn_from_ip", "_link", "_mac", "_max_frame",
+        "_mtus", "_neighbours", "_output", "_ports", "_reassembler", "_signals", "_tcp", "_timers", "_tx", "_udp",
+        "_vnet_hdr_len", "config", "counters",
+    )  # fmt: skip
+
+    def __init__(self, config: StackConfig, link: LinkInfo, *, seed: int) -> None:
+        if len(config.mac) != 6 or ethernet.is_group(config.mac):
+            raise UsageError(
+                f"{config.mac.hex(':')} is not the Ethernet address of one host: the first byte must be even."
+            )
+        if not config.addresses:
+            raise UsageError("A stack needs at least one IPv4 address.")
+        seed %= 1 << 256
+        self.config: Final = config
+        self.counters: Final = Counters()
+        self._link = link
+        self._mac = config.mac
+        self._vnet_hdr_len = link.vnet_hdr_len
+        # Two VLAN tags may come on top of the largest packet.
+        self._max_frame = link.vnet_hdr_len + 14 + 8 + link.mtu
+        self._addressing = Addressing(config.addresses, config.gateway)
+        self._any_destination = self._learn_from_ip = config.accept_any
+        self._timers = Timers()
+        self._signals = Signals()
+        self._mtus = PathMtus(config.max_path_mtus)
+        self._tx = TxQueue(self.counters, max_frames=config.max_queued_frames)
+        answers = config.arp_for or (_anybody if config.accept_any else _nobody)
+        self._neighbours = NeighbourTable(
+            config.mac, self._addressing, link, self._tx, self._timers, self.counters, config.neighbours, answers
+        )
+        self._output = IpOutput(
+            config.mac, self._addressing, link, self._neighbours, self._tx, self.counters, self._mtus, config.ttl, seed
+        )
+        self._reassembler = Reassembler(self.counters, self._timers, config.reassembly)
+        self._icmp = Icmp(
+            self._addressing,
+            self._output,
+            self._signals,
+            self.counters,
+            errors_per_second=config.icmp_errors_per_second,
+            error_burst=config.icmp_error_burst,
+            max_pings=config.max_pings,
+            seed=seed,
+        )
+        self._udp = Udp(
+            self._addressing,
+            self._output,
+            self._signals,
+            self.counters,
+            max_endpoints=config.max_udp_endpoints,
+            seed=seed,
+        )
+        self._ports = EphemeralPorts(seed, "tcp")
+        self._tcp = TcpEngine(
+            config.tcp, self.counters, self._timers, seed=seed, max_connections=config.max_connections
+        )
+        self._connections = self._tcp.connections
+
+    # ------------------------------------------------------------------------------------------------------- receive
+
+    def receive(self, frame: bytes, now: Micros) -> None:
+        """Take one frame as the link delivered it. Never raises: what is wrong with it is counted, and it is dropped."""
+        packet = parse_untrusted(frame, self._vnet_hdr_len, self.counters)
+        if packet is None:
+            return
+        # The frame that counts belongs to a connection. Its addresses were judged when that was made.
+        connection = self._connections.get(packet.key)
+        if (
+            connection is not None
+            and packet.proto == PROTO_TCP
+            and frame[packet.eth : packet.eth + 6] == self._mac
+            and (len(frame) <= self._max_frame or packet.gso_type)
+        ):
+            if verify_untrusted(packet, self.counters, rx_checksum=self._link.rx_checksum):
+                self._tcp.on_packet(packet, connection.path, now)
+            return
+        self._receive_other(packet, now)
+
+    def _receive_other(self, packet: Packet, now: Micros) -> None:
+        """Any frame but one of a connection: Ethernet's part."""
+        dst_mac, src_mac = packet.dst_mac(), packet.src_mac()
+        if dst_mac != self._mac and not ethernet.is_group(dst_mac):
+            self.counters.bump("ethernet.not_ours")
+        elif ethernet.is_group(src_mac) or src_mac == self._mac:
+            self.counters.bump("ethernet.bad_source")
+        elif len(packet.frame) > self._max_frame and not packet.gso_type:
+            self.counters.bump("ethernet.oversize")
+        elif packet.tags and packet.vlan & 0xFFF:
+            # VLAN 0 is a priority without a VLAN (IEEE 802.1Q table 9-2); any other one is not our network.
+            self.counters.bump("vlan.not_ours")
+        elif packet.version == 4:
+            self._receive_ipv4(packet, dst_mac == self._mac, src_mac, now)
+        elif packet.ethertype == ETHERTYPE_ARP:
+            self._neighbours.on_arp_untrusted(packet, now)
+            self._wake_paths()
+        elif packet.version == 6:
+            self.counters.bump("ipv6.unsupported")
+        else:
+            self.counters.bump("ethernet.unknown_type")
+
+    def _receive_ipv4(self, packet: Packet, to_one: bool, src_mac: bytes, now: Micros) -> None:
+        if not verify_untrusted(packet, self.counters, rx_checksum=self._link.rx_checksum):
+            return
+        reason = self._refusal(packet, to_one)
+        if reason:
+            self.counters.bump(reason)
+            return
+        if self._learn_from_ip:
+            self._neighbours.learn_from_ip(packet.src, src_mac, now)
+            self._wake_paths()
+        if packet.is_fragment:
+            datagram = self._reassembler.add_untrusted(packet, now)
+            # Nobody vouched for its checksum: the pieces' virtio_net_hdr spoke of the pieces.
+            if datagram is None or not verify_untrusted(datagram, self.counters, rx_checksum=False):
+                return
+            packet = datagram
+        self._deliver(packet, now)
+
+    def _refusal(self, packet: Packet, to_one: bool) -> str:
+        """Why a packet with these addresses is dropped without a word (RFC 1122 section 3.2.1.3), "" if it is not."""
+        addressing, src, dst = self._addressing, packet.src, packet.dst
+        to_all = addressing.is_broadcast(dst)
+        if not addressing.is_valid_peer(src) or src in addressing.own:
+            # Who has no address yet may ask everybody for one (DHCP).
+            if src != UNSPECIFIED or not to_all or packet.proto != PROTO_UDP:
+                return "ipv4.bad_source"
+        if to_all:
+            return "" if packet.proto == PROTO_UDP else "ipv4.broadcast_ignored"
+        if is_multicast(dst):
+            return "ipv4.multicast_ignored"
+        if dst not in addressing.own and not (self._any_destination and addressing.is_valid_peer(dst)):
+            return "ipv4.not_ours"
+        # RFC 1122 section 3.3.6: a broadcast on the link that is none of IP's.
+        return "" if to_one else "ipv4.group_frame"
+
+    def _deliver(self, packet: Packet, now: Micros) -> None:
+        """Hand a whole, verified packet for us to its protocol."""
+        proto = packet.proto
+        if proto == PROTO_TCP:
+            path = self._path(packet.dst, packet.src, now)
+            if path is None:
+                self.counters.bump("ipv4.no_route")
+            else:
+                self._tcp.on_packet(packet, path, now)
+        elif proto == PROTO_UDP:
+            if not self._udp.on_packet_untrusted(packet):
+                self.send_icmp_error(packet, UNREACHABLE, PORT_UNREACHABLE, source=packet.dst, now=now)
+        elif proto == PROTO_ICMP:
+            error = self._icmp.on_packet_untrusted(packet, now)
+            if error is not None:
+                self._on_icmp_error(error, now)
+        else:
+            self.counters.bump("ipv4.unknown_protocol")
+            self.send_icmp_error(packet, UNREACHABLE, PROTOCOL_UNREACHABLE, source=packet.dst, now=now)
+
+    def _on_icmp_error(self, error: IcmpError, now: Micros) -> None:
+        """Hand an error to what sent the packet that it quotes (RFC 1122 section 3.2.2)."""
+        if error.proto == PROTO_TCP:
+            seq = int.from_bytes(error.quoted[error.l4 + 4 : error.l4 + 8], "big")
+            kind = MTU if error.is_too_big else HARD if error.is_hard else SOFT
+            self._tcp.on_icmp_error(error.key, seq, kind, error.mtu, now)
+            return
+        if error.proto == PROTO_UDP:
+            known = self._udp.on_error(error)
+        else:
+            known = error.proto == PROTO_ICMP and self._icmp.on_error(error)
+        if not known:
+            self.counters.bump("icmp.error_unmatched")
+        elif error.is_too_big:
+            self._mtus.lower(error.key[4:8], error.mtu, now)
+
+    # -------------------------------------------------------------------------------------------------- what goes out
+
+    def tick(self, now: Micros) -> None:
+        """Do what is due at ``now``."""
+        self._timers.fire(now)
+        for first in self._reassembler.take_expired():
+            self.send_icmp_error(first, TIME_EXCEEDED, REASSEMBLY_TIME_EXCEEDED, source=first.dst, now=now)
+        self._wake_paths()
+
+    def frames(self, now: Micros, limit: int = 64) -> list[TxFrame]:
+        """Up to ``limit`` frames to send, made now; [] when there is nothing more.
+
+        They belong to the link from here on: what is not sent is lost, as on a wire.
+        """
+        out: list[TxFrame] = []
+        if self._tx:
+            # Neither a flood of datagrams nor a bulk transfer keeps the other waiting.
+            self._tx.drain_into(out, limit - limit // 4 if self._tcp.pending() else limit)
+        self._tcp.output(now, out, limit)
+        return out
+
+    def events(self) -> list[Event]:
+        """What happened since the last call: each endpoint at most once, with all its flags."""
+        out: list[Event] = []
+        self._tcp.events_into(out)
+        if self._signals:
+            out += self._signals.drain()
+        return out
+
+    def next_timeout(self) -> Micros | None:
+        """The instant at which `tick` has something to do, None if never."""
+        return self._timers.next_timeout()
+
+    def _wake_paths(self) -> None:
+        for path in self._neighbours.take_ready():
+            self._tcp.path_ready(path)
+
+    def _path(self, src: bytes, dst: bytes, now: Micros) -> Path | None:
+        """A new way from ``src``, an address that is ours or spoken for, to ``dst``; None when there is none."""
+        hop = self._addressing.next_hop(dst)
+        if hop is None:
+            return None
+        path = Path(self._link, self._mac, None, src, dst, ttl=self.config.ttl)
+        self._neighbours.attach(path, hop, now)
+        return path
+
+    # ----------------------------------------------------------------------------------------------------------- TCP
+
+    def connect(
+        self,
+        remote: tuple[bytes, int],
+        now: Micros,
+        *,
+        local_port: int = 0,
+        local_address: bytes | None = None,
+        config: TcpConfig | None = None,
+    ) -> Connection:
+        """Open a connection to ``remote``, an address of 4 bytes and a port. OPEN or CLOSED is its first event.
+
+        Args:
+            local_port: 0 for a free ephemeral one.
+            local_address: in whose name; None for our address towards ``remote``. With ``accept_any`` it may be any.
+
+        Raises:
+            UsageError: an address no host has, no way there, a port or a connection in use, too many connections.
+        """
+        address, port = remote
+        text = f"{IPv4Address(address)}:{port}"
+        if not self._addressing.is_valid_peer(address) or address in self._addressing.own or not 0 < port < 1 << 16:
+            raise UsageError(f"There can be no connection to {text}: name the address and port of another host.")
+        source = local_address or self._addressing.source_address(address)
+        path = self._path(source, address, now) if source is not None else None
+        if source is None or path is None:
+            raise UsageError(f"There is no way to {text}: give the stack a gateway, or an address on that network.")
+        if not self._any_destination and source not in self._addressing.own:
+            raise UsageError(f"{IPv4Address(source)} is no address of this stack: leave the local address out.")
+
+        def taken(candidate: int) -> bool:
+            return address + source + port.to_bytes(2, "big") + candidate.to_bytes(2, "big") in self._connections
+
+        chosen = local_port or self._ports.pick(taken)
+        if chosen is None or taken(chosen):
+            raise UsageError(f"Port {local_port} is in use towards {text}: choose another one, or 0 for any.")
+        if len(self._connections) >= self.config.max_connections:
+            raise UsageError(f"{len(self._connections)} connections are open: close some, or raise max_connections.")
+        return self._tcp.connect(path, (source, chosen), remote, now, config)
+
+    def listen(
+        self, port: int, *, address: bytes | None = None, backlog: int = 128, config: TcpConfig | None = None
+    ) -> Listener:
+        """Accept connections to ``port`` at ``address`` (None: at all of ours). ACCEPT says that some wait.
+
+        Raises:
+            UsageError: somebody listens there already, or this is no port.
+        """
+        return self._tcp.listen(port, address=address, backlog=backlog, config=config)
+
+    def listen_any(self, *, backlog: int = 1024, config: TcpConfig | None = None) -> Listener:
+        """Accept connections to any address and port that nobody else listens on, deferred: the owner decides.
+
+        `Listener.take` gives connections whose SYN is not answered yet, until `Connection.accept` or
+        `Connection.refuse` is called.
+
+        Raises:
+            UsageError: there is such a listener already.
+        """
+        return self._tcp.listen_any(backlog=backlog, config=config)
+
+    # ------------------------------------------------------------------------------------------------- UDP and ICMP
+
+    def udp_bind(self, port: int = 0, address: bytes | None = None) -> UdpEndpoint:
+        """An endpoint on ``port`` (0: a free one) at ``address`` (None: all of ours, and broadcasts).
+
+        Raises:
+            UsageError: the port is taken, or too many endpoints are open.
+        """
+        endpoint = self._udp.bind(port, address)
+        if endpoint is None:
+            raise UsageError(
+                f"UDP port {port} is in use, or there are too many endpoints: choose another, or close some."
+            )
+        return endpoint
+
+    def udp_any(self) -> UdpEndpoint:
+        """The endpoint that takes every datagram to one host that no other endpoint takes. For a gateway.
+
+        Raises:
+            UsageError: there is one already.
+        """
+        endpoint = self._udp.bind_any()
+        if endpoint is None:
+            raise UsageError("There is a catch-all UDP endpoint already: close it first.")
+        return endpoint
+
+    def ping_open(self) -> PingEndpoint:
+        """An endpoint that sends echo requests and takes the replies.
+
+        Raises:
+            UsageError: too many are open.
+        """
+        endpoint = self._icmp.open_ping()
+        if endpoint is None:
+            raise UsageError("Too many ping endpoints are open: close some.")
+        return endpoint
+
+    def icmp_any(self) -> IcmpEndpoint:
+        """The endpoint that takes echo requests to addresses that are not the stack's own. For a gateway.
+
+        Raises:
+            UsageError: there is one already.
+        """
+        endpoint = self._icmp.open_any()
+        if endpoint is None:
+            raise UsageError("There is a catch-all ICMP endpoint already: close it first.")
+        return endpoint
+
+    def send_icmp_error(
+        self, about: Packet | bytes, kind: int, code: int, *, source: bytes, extra: int = 0, now: Micros
+    ) -> bool:
+        """Report an error about a packet to its sender; see `pystack.net.icmp.Icmp.send_error`."""
+        return self._icmp.send_error(about, kind, code, source=source, extra=extra, now=now)
+
+    # -------------------------------------------------------------------------------------------------- introspection
+
+    def sizes(self) -> dict[str, int]:
+        """How much every table and queue holds now; each is bounded by `StackConfig`."""
+        return {
+            "connections": len(self._connections),
+            "neighbours": len(self._neighbours),
+            "packets_waiting_for_neighbours": sum(len(neighbour.waiting) for neighbour in self._neighbours),
+            "datagrams_in_reassembly": len(self._reassembler),
+            "bytes_in_reassembly": self._reassembler.bytes_held,
+            "queued_frames": len(self._tx),
+            "udp_endpoints": len(self._udp),
+            "pings": len(self._icmp),
+            "path_mtus": len(self._mtus),
+            "timers": len(self._timers),
+        }
