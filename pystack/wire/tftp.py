@@ -50,27 +50,23 @@ MAX_BLOCK_SIZE: Final = 65_464
 
 _MAX_OPTIONS: Final = 16
 _MAX_REQUEST: Final = 512
-"""Bytes of a request or OACK (RFC 2347: "limited to 512 octets")."""
+"""Bytes of a request or OACK (RFC 2347)."""
 
-_OPTION: Final = c.Struct("name" / c.NullTerminated(c.GreedyBytes), "value" / c.NullTerminated(c.GreedyBytes))
+_STRING: Final = c.NullTerminated(c.GreedyBytes)
+_OPTIONS: Final = c.GreedyRange(c.Struct("name" / _STRING, "value" / _STRING))
+_REQUEST: Final = c.Struct("filename" / _STRING, "mode" / _STRING, "options" / _OPTIONS)
 MESSAGE: Final = c.Struct(
     "opcode" / c.Int16ub,
     "body"
     / c.Switch(
         c.this.opcode,
         {
-            RRQ: (
-                request := c.Struct(
-                    "filename" / c.NullTerminated(c.GreedyBytes),
-                    "mode" / c.NullTerminated(c.GreedyBytes),
-                    "options" / c.GreedyRange(_OPTION),
-                )
-            ),
-            WRQ: request,
+            RRQ: _REQUEST,
+            WRQ: _REQUEST,
             DATA: c.Struct("block" / c.Int16ub, "data" / c.GreedyBytes),
             ACK: c.Struct("block" / c.Int16ub),
-            ERROR: c.Struct("code" / c.Int16ub, "message" / c.NullTerminated(c.GreedyBytes)),
-            OACK: c.Struct("options" / c.GreedyRange(_OPTION)),
+            ERROR: c.Struct("code" / c.Int16ub, "message" / _STRING),
+            OACK: c.Struct("options" / _OPTIONS),
         },
     ),
 )
@@ -78,7 +74,7 @@ MESSAGE: Final = c.Struct(
 
 
 class Request(NamedTuple):
-    """RRQ or WRQ, as ``opcode`` says. ``filename`` is what came: see `safe_name`. ``mode`` and option names in lower case."""
+    """RRQ or WRQ. ``filename`` is as it came (see `safe_name`); mode and option names in lower case."""
 
     opcode: int
     filename: bytes
@@ -119,8 +115,9 @@ def parse_untrusted(data: bytes, counters: Counters) -> Message | None:
     """One message, the whole of a UDP payload.
 
     Returns:
-        None when it ends before its fields do (`tftp.short`), holds a string without its zero, an empty file name, a
-        name without value or more than 16 options (`tftp.bad_string`), or has no known opcode (`tftp.bad_opcode`).
+        None when it ends before its fields do (`tftp.short`), has no known opcode (`tftp.bad_opcode`), or holds a
+        string without its zero, an empty file name, a name without value, more than 16 options, or a request longer
+        than 512 bytes (`tftp.bad_string`).
     """
     if len(data) < 4:
         counters.bump("tftp.short")
