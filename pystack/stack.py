@@ -40,7 +40,6 @@ from pystack.net.ip_output import IpOutput
 from pystack.net.neighbours import NeighbourTable
 from pystack.net.path import DEFAULT_TTL, Path
 from pystack.net.pmtu import PathMtus
-from pystack.net.ports import EphemeralPorts
 from pystack.net.reassembly import Reassembler
 from pystack.net.txqueue import TxQueue
 from pystack.net.udp import Udp, UdpEndpoint
@@ -130,7 +129,7 @@ class Stack:
 
     __slots__ = (
         "_addressing", "_any_destination", "_connections", "_icmp", "_learn_from_ip", "_link", "_mac", "_max_frame",
-        "_mtus", "_neighbours", "_output", "_ports", "_reassembler", "_signals", "_tcp", "_timers", "_tx", "_udp",
+        "_mtus", "_neighbours", "_now", "_output", "_reassembler", "_signals", "_tcp", "_timers", "_tx", "_udp",
         "_vnet_hdr_len", "config", "counters",
     )  # fmt: skip
 
@@ -150,6 +149,7 @@ class Stack:
         # Two VLAN tags may come on top of the largest packet.
         self._max_frame = link.vnet_hdr_len + 14 + 8 + link.mtu
         self._addressing = Addressing(config.addresses, config.gateway)
+        self._now: Micros = 0  # of the call under way, for `_path_to`
         self._any_destination = self._learn_from_ip = config.accept_any
         self._timers = Timers()
         self._signals = Signals()
@@ -181,16 +181,20 @@ class Stack:
             max_endpoints=config.max_udp_endpoints,
             seed=seed,
         )
-        self._ports = EphemeralPorts(seed, "tcp")
         self._tcp = TcpEngine(
-            config.tcp, self.counters, self._timers, seed=seed, max_connections=config.max_connections
+            config.tcp,
+            self.counters,
+            self._timers,
+            self._path_to,
+            seed=seed,
+            max_connections=config.max_connections,
         )
-        self._connections = self._tcp.connections
+        self._connections = self._tcp.by_key
 
     # ------------------------------------------------------------------------------------------------------- receive
 
     def receive(self, frame: bytes, now: Micros) -> None:
-        """Take one frame as the link delivered it. Never raises: what is wrong with it is counted, and it is dropped."""
+        """Take one frame as the link delivered it. Never raises: what cannot be used is dropped and counted."""
         packet = parse_untrusted(frame, self._vnet_hdr_len, self.counters)
         if packet is None:
             return
@@ -203,7 +207,7 @@ class Stack:
             and (len(frame) <= self._max_frame or packet.gso_type)
         ):
             if verify_untrusted(packet, self.counters, rx_checksum=self._link.rx_checksum):
-                self._tcp.on_packet(packet, connection.path, now)
+                self._tcp.on_segment(connection, packet, now)
             return
         self._receive_other(packet, now)
 
@@ -251,10 +255,10 @@ class Stack:
         """Why a packet with these addresses is dropped without a word (RFC 1122 section 3.2.1.3), "" if it is not."""
         addressing, src, dst = self._addressing, packet.src, packet.dst
         to_all = addressing.is_broadcast(dst)
-        if not addressing.is_valid_peer(src) or src in addressing.own:
-            # Who has no address yet may ask everybody for one (DHCP).
-            if src != UNSPECIFIED or not to_all or packet.proto != PROTO_UDP:
-                return "ipv4.bad_source"
+        # Who has no address yet may ask everybody for one (DHCP).
+        asks_for_one = src == UNSPECIFIED and to_all and packet.proto == PROTO_UDP
+        if (not addressing.is_valid_peer(src) or src in addressing.own) and not asks_for_one:
+            return "ipv4.bad_source"
         if to_all:
             return "" if packet.proto == PROTO_UDP else "ipv4.broadcast_ignored"
         if is_multicast(dst):
@@ -268,11 +272,11 @@ class Stack:
         """Hand a whole, verified packet for us to its protocol."""
         proto = packet.proto
         if proto == PROTO_TCP:
-            path = self._path(packet.dst, packet.src, now)
-            if path is None:
+            if self._addressing.next_hop(packet.src) is None:
                 self.counters.bump("ipv4.no_route")
             else:
-                self._tcp.on_packet(packet, path, now)
+                self._now = now
+                self._tcp.on_packet(packet, now)
         elif proto == PROTO_UDP:
             if not self._udp.on_packet_untrusted(packet):
                 self.send_icmp_error(packet, UNREACHABLE, PORT_UNREACHABLE, source=packet.dst, now=now)
@@ -288,8 +292,8 @@ class Stack:
         """Hand an error to what sent the packet that it quotes (RFC 1122 section 3.2.2)."""
         if error.proto == PROTO_TCP:
             seq = int.from_bytes(error.quoted[error.l4 + 4 : error.l4 + 8], "big")
-            kind = MTU if error.is_too_big else HARD if error.is_hard else SOFT
-            self._tcp.on_icmp_error(error.key, seq, kind, error.mtu, now)
+            mtu = error.mtu if error.is_too_big else 0
+            self._tcp.on_icmp_error(error.reply_key, seq, hard=error.is_hard, text=error.text, mtu=mtu)
             return
         if error.proto == PROTO_UDP:
             known = self._udp.on_error(error)
@@ -317,7 +321,7 @@ class Stack:
         out: list[TxFrame] = []
         if self._tx:
             # Neither a flood of datagrams nor a bulk transfer keeps the other waiting.
-            self._tx.drain_into(out, limit - limit // 4 if self._tcp.pending() else limit)
+            self._tx.drain_into(out, limit - limit // 4 if self._tcp.pending else limit)
         self._tcp.output(now, out, limit)
         return out
 
@@ -334,16 +338,16 @@ class Stack:
         return self._timers.next_timeout()
 
     def _wake_paths(self) -> None:
-        for path in self._neighbours.take_ready():
-            self._tcp.path_ready(path)
+        paths = self._neighbours.take_ready()
+        if paths:
+            self._tcp.paths_ready(paths)
 
-    def _path(self, src: bytes, dst: bytes, now: Micros) -> Path | None:
-        """A new way from ``src``, an address that is ours or spoken for, to ``dst``; None when there is none."""
-        hop = self._addressing.next_hop(dst)
-        if hop is None:
-            return None
+    def _path_to(self, src: bytes, dst: bytes, _answered: Packet | None) -> Path:
+        """A new way from ``src``, an address that is ours or spoken for, to ``dst``, which has a next hop."""
         path = Path(self._link, self._mac, None, src, dst, ttl=self.config.ttl)
-        self._neighbours.attach(path, hop, now)
+        hop = self._addressing.next_hop(dst)
+        if hop is not None:
+            self._neighbours.attach(path, hop, self._now)
         return path
 
     # ----------------------------------------------------------------------------------------------------------- TCP
@@ -364,28 +368,19 @@ class Stack:
             local_address: in whose name; None for our address towards ``remote``. With ``accept_any`` it may be any.
 
         Raises:
-            UsageError: an address no host has, no way there, a port or a connection in use, too many connections.
+            UsageError: an address no host has, no way there, a port in use, too many connections.
         """
         address, port = remote
         text = f"{IPv4Address(address)}:{port}"
         if not self._addressing.is_valid_peer(address) or address in self._addressing.own or not 0 < port < 1 << 16:
             raise UsageError(f"There can be no connection to {text}: name the address and port of another host.")
         source = local_address or self._addressing.source_address(address)
-        path = self._path(source, address, now) if source is not None else None
-        if source is None or path is None:
+        if source is None or self._addressing.next_hop(address) is None:
             raise UsageError(f"There is no way to {text}: give the stack a gateway, or an address on that network.")
         if not self._any_destination and source not in self._addressing.own:
             raise UsageError(f"{IPv4Address(source)} is no address of this stack: leave the local address out.")
-
-        def taken(candidate: int) -> bool:
-            return address + source + port.to_bytes(2, "big") + candidate.to_bytes(2, "big") in self._connections
-
-        chosen = local_port or self._ports.pick(taken)
-        if chosen is None or taken(chosen):
-            raise UsageError(f"Port {local_port} is in use towards {text}: choose another one, or 0 for any.")
-        if len(self._connections) >= self.config.max_connections:
-            raise UsageError(f"{len(self._connections)} connections are open: close some, or raise max_connections.")
-        return self._tcp.connect(path, (source, chosen), remote, now, config)
+        self._now = now
+        return self._tcp.connect((source, local_port), remote, now, config)
 
     def listen(
         self, port: int, *, address: bytes | None = None, backlog: int = 128, config: TcpConfig | None = None
@@ -395,7 +390,7 @@ class Stack:
         Raises:
             UsageError: somebody listens there already, or this is no port.
         """
-        return self._tcp.listen(port, address=address, backlog=backlog, config=config)
+        return self._tcp.listen(port, address=address or b"", backlog=backlog, config=config)
 
     def listen_any(self, *, backlog: int = 1024, config: TcpConfig | None = None) -> Listener:
         """Accept connections to any address and port that nobody else listens on, deferred: the owner decides.

@@ -18,7 +18,7 @@ from pystack.net.endpoint import DATAGRAM, Endpoint, Inbox, Signals
 from pystack.net.ip_output import IpOutput
 from pystack.net.limits import TokenBucket
 from pystack.net.ports import EphemeralPorts
-from pystack.wire import checksum, ethernet
+from pystack.wire import checksum, ethernet, ipv4
 from pystack.wire.packet import IP_OFFSET, PROTO_ICMP, Packet
 
 ECHO_REPLY: Final = 0
@@ -74,6 +74,17 @@ class IcmpError(NamedTuple):
     def is_too_big(self) -> bool:
         """Whether our packet had DF set and did not fit."""
         return self.type == UNREACHABLE and self.code == FRAGMENTATION_NEEDED
+
+    @property
+    def reply_key(self) -> bytes:
+        """``key`` as it reads in a packet from the peer to us."""
+        key = self.key
+        return key[4:8] + key[:4] + key[10:12] + key[8:10]
+
+    @property
+    def text(self) -> str:
+        """The error in a few words, for a person."""
+        return f"ICMP type {self.type} code {self.code} from {ipv4.text(self.offender)}"
 
     @property
     def is_hard(self) -> bool:

@@ -100,7 +100,7 @@ class FragmentBuffer:
 
 @final
 class _Datagram:
-    """One datagram on its way. Once it is beyond help ``buffer`` is None: a tombstone that swallows what still comes."""
+    """One datagram on its way. Beyond help ``buffer`` is None: a tombstone that swallows what still comes."""
 
     __slots__ = ("buffer", "expires_at", "first", "held")
 
