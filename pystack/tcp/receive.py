@@ -1,0 +1,577 @@
+"""What an arriving segment does to a connection: RFC 9293 section 3.10.7, one function per step.
+
+Read with it: RFC 5681 and 6582 (duplicate ACKs), RFC 6675 (SACK), RFC 7323 (timestamps, PAWS, window scale), RFC 5961 (blind attacks).
+
+The fast path comes first: an established connection, the next segment in order, nothing unusual in its flags or options. It
+reaches the same state as the general path, by property test.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from pystack.clock import SECOND, Micros
+from pystack.seq import MASK, unwrap
+from pystack.tcp import events
+from pystack.tcp.assembler import Assembler
+from pystack.tcp.events import TcpError
+from pystack.tcp.sack import DUP_THRESH
+from pystack.tcp.state import (
+    CLOSE_WAIT,
+    CLOSING,
+    ESTABLISHED,
+    FIN_WAIT_1,
+    FIN_WAIT_2,
+    LAST_ACK,
+    SYN_RECEIVED,
+    SYN_SENT,
+    TIME_WAIT,
+)
+from pystack.tcp.tcb import Connection
+from pystack.timers import NEVER
+from pystack.wire.packet import ACK, FIN, RST, SYN, URG, Packet
+from pystack.wire.tcp import TcpOptions, parse_options_untrusted
+
+_HALF: Final = 0x8000_0000
+_UNUSUAL: Final = SYN | FIN | RST | URG | ACK
+_TS_PREFIX: Final = b"\x01\x01\x08\x0a"
+_TS: Final = struct.Struct("!II")
+_COPY_BELOW: Final = 4096
+_MERGE_BELOW: Final = 512
+_MIN_MSS: Final = 64
+_TS_VALID_FOR: Final[Micros] = 24 * 86_400 * SECOND
+
+
+def on_segment(c: Connection, p: Packet, now: Micros) -> None:
+    """A verified segment for ``c``, in any state but LISTEN and CLOSED."""
+    c.idle_since = now
+    if c.state != ESTABLISHED or p.flags & _UNUSUAL != ACK or not _in_order(c, p, now):
+        _general(c, p, now)
+
+
+def _in_order(c: Connection, p: Packet, now: Micros) -> bool:
+    """The fast path. False (and nothing changed) when the segment is not of the ordinary kind."""
+    rcv_nxt = c.rcv_nxt
+    if p.seq != rcv_nxt & MASK:
+        return False
+    frame = p.frame
+    start = p.payload
+    n = p.end - start
+    una = c.snd_una
+    ack = una + ((p.ack - una + _HALF) & MASK) - _HALF
+    if ack > c.snd_max or ack < una or (ack == una and not n) or c.in_recovery or c.dup_acks:
+        return False
+    if n and (rcv_nxt + n > c.rcv_adv or c.assembler or c.reader_gone or c.peer_fin >= 0):
+        return False
+    options = p.l4 + 20
+    echo = 0
+    if c.ts_ok:
+        if start - options != 12 or frame[options : options + 4] != _TS_PREFIX:
+            return False
+        value, echo = _TS.unpack_from(frame, options + 4)
+        if (value - c.ts_recent) & MASK >= _HALF:
+            return False
+        if rcv_nxt == c.last_ack_sent:
+            c.ts_recent = value
+            c.ts_recent_at = now
+    elif start != options:
+        return False
+    if ack != una:
+        _acknowledged(c, ack, now, echo)
+        if c.sendbuf.end > c.snd_nxt or c.fin_queued:
+            c.mark()
+    window = p.window << c.snd_wscale
+    if window != c.snd_wnd:
+        _set_window(c, window)
+    c.snd_wl1 = rcv_nxt
+    c.snd_wl2 = ack
+    if n:
+        _deliver(c, frame, start, n)
+        c.rcv_nxt = rcv_nxt + n
+        _schedule_ack(c, n, now)
+    return True
+
+
+def _deliver(c: Connection, frame: bytes, start: int, n: int) -> None:
+    """Queue ``n`` bytes that are next in order. Large payloads stay views; small ones are copied, which is cheaper."""
+    rx = c.rx
+    if n > _COPY_BELOW:
+        rx.append(memoryview(frame)[start : start + n])
+    elif n < _MERGE_BELOW and rx and len(rx[-1]) < _COPY_BELOW:
+        rx[-1] = b"".join((rx[-1], frame[start : start + n]))
+    else:
+        rx.append(frame[start : start + n])
+    c.readable += n
+    if not c.events:
+        c.engine.ready.append(c)
+    c.events |= events.DATA
+
+
+def _schedule_ack(c: Connection, n: int, now: Micros) -> None:
+    """An ACK at once for every second full segment, otherwise soon (RFC 9293 section 3.8.6.3: SHLD-18, SHLD-19)."""
+    c.unacked_rx += n
+    if c.unacked_rx >= 2 * c.mss:
+        c.ack_due = True
+    elif c.ack_delay_at == NEVER:
+        c.ack_delay_at = now + c.config.delayed_ack
+    if not c.dirty:
+        c.dirty = True
+        c.engine.dirty.append(c)
+
+
+# -- the general path, in the order of RFC 9293 section 3.10.7.4 -------------------------------------------------------
+
+
+def _general(c: Connection, p: Packet, now: Micros) -> None:
+    if c.state == SYN_SENT:
+        _syn_sent(c, p, now)
+        return
+    options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
+    seq = unwrap(p.seq, c.rcv_nxt)
+    if not _timestamps_acceptable(c, p, options, now):
+        return
+    if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | ACK) == SYN | ACK and not c.opened_passively:
+        # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
+        if _ack_field(c, p, seq + 1, options, now):
+            c.ack_due = True
+        return
+    trimmed = _acceptable(c, p, seq, now)
+    if trimmed is None:
+        return
+    if p.flags & RST:
+        _reset_received(c, seq)
+        return
+    if p.flags & SYN:
+        _challenge(c, now, "tcp.syn_in_synchronized_state")
+        return
+    if not p.flags & ACK:
+        c.counters.bump("tcp.no_ack_flag")
+        return
+    if c.ts_ok and options.timestamps and seq <= c.last_ack_sent:
+        # RFC 7323 section 4.3: the timestamp of the segment that covers Last.ACK.sent is the one to echo.
+        c.ts_recent = options.timestamps[0]
+        c.ts_recent_at = now
+    if not _ack_field(c, p, seq, options, now):
+        return
+    if p.flags & URG:
+        _urgent(c, p, seq)
+    start, n, fin = trimmed
+    if n or fin:
+        _text(c, p, seq + start, p.payload + start, n, fin, now)
+
+
+def _timestamps_acceptable(c: Connection, p: Packet, options: TcpOptions, now: Micros) -> bool:
+    """PAWS: RFC 7323 section 5.3. An RST is exempt."""
+    if not c.ts_ok or p.flags & RST:
+        return True
+    if options.timestamps is None:
+        c.counters.bump("tcp.missing_timestamp")
+        return False
+    if (options.timestamps[0] - c.ts_recent) & MASK < _HALF or now - c.ts_recent_at > _TS_VALID_FOR:
+        return True
+    c.counters.bump("tcp.paws")
+    if not p.flags & SYN or c.state != SYN_RECEIVED:
+        c.ack_due = True
+        c.mark()
+    return False
+
+
+def _acceptable(c: Connection, p: Packet, seq: int, now: Micros) -> tuple[int, int, bool] | None:
+    """Step 1, the sequence number. Returns what of the payload is new and inside the window: its offset, its length, and
+    whether the FIN counts; None when the segment was dealt with."""
+    n = p.end - p.payload
+    fin = bool(p.flags & FIN)
+    length = n + fin + bool(p.flags & SYN)
+    left, right = c.rcv_nxt, max(c.rcv_adv, c.rcv_nxt)
+    end = seq + length
+    if length == 0:
+        inside = left <= seq < right or seq == left
+    else:
+        inside = seq < right and end > left
+    if not inside and seq == left:
+        # A closed window still takes valid ACKs, URGs and RSTs (MUST-66); its text is acknowledged again.
+        c.ack_due = True
+        c.mark()
+        return (0, 0, False)
+    if not inside:
+        _unacceptable(c, p, seq, now)
+        return None
+    skip = max(left - seq, 0)
+    keep = min(n, right - seq)
+    if skip:
+        c.counters.bump("tcp.partly_duplicate")
+        c.ack_due = True
+        c.mark()
+    if keep < n:
+        c.counters.bump("tcp.beyond_window")
+        c.ack_due = True
+        c.mark()
+        fin = False
+    skip = min(skip, keep)
+    return (skip, keep - skip, fin)
+
+
+def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
+    """A segment from outside of the window is answered by an ACK and dropped; an RST is dropped alone."""
+    if p.flags & RST:
+        c.counters.bump("tcp.rst_outside_window")
+        return
+    if c.state == SYN_RECEIVED:
+        if p.flags & SYN and seq == c.irs and not c.deferred:
+            c.counters.bump("tcp.duplicate_syn")
+            c.snd_nxt = c.iss
+            c.mark()
+        return
+    if p.flags & SYN:
+        _challenge(c, now, "tcp.syn_in_synchronized_state")
+        return
+    c.counters.bump("tcp.outside_window")
+    if c.state == TIME_WAIT and p.flags & FIN:
+        # A retransmitted FIN: our last ACK was lost (section 3.10.7.4, step 8). The wait begins anew.
+        c.time_wait_at = now + c.config.time_wait
+    if seq + (p.end - p.payload) >= c.rcv_nxt - _HALF:
+        c.ack_due = True
+        c.mark()
+
+
+def _reset_received(c: Connection, seq: int) -> None:
+    """Step 2, with RFC 5961 section 3.2: only an exact RST resets, any other one in the window is challenged."""
+    if seq != c.rcv_nxt:
+        _challenge(c, c.idle_since, "tcp.rst_challenged")
+        return
+    c.counters.bump("tcp.rst_received")
+    if c.state == SYN_RECEIVED:
+        # A passive opener goes back to LISTEN, which is where its listener still is; an active one was refused.
+        c.engine.finish(c, TcpError.RESET if c.opened_passively else TcpError.REFUSED)
+    elif c.state in (CLOSING, LAST_ACK, TIME_WAIT):
+        c.engine.finish(c, None)
+    else:
+        c.engine.finish(c, TcpError.RESET)
+
+
+def _challenge(c: Connection, now: Micros, reason: str) -> None:
+    """A challenge ACK (RFC 5961), throttled per connection: a global throttle is a side channel (CVE-2016-5696)."""
+    c.counters.bump(reason)
+    if c.deferred:
+        return
+    if now - c.challenge_at >= SECOND:
+        c.challenge_at = now
+        c.challenges = 0
+    if c.challenges >= c.config.challenge_acks_per_second:
+        c.counters.bump("tcp.challenge_ack_throttled")
+        return
+    c.challenges += 1
+    c.counters.bump("tcp.challenge_ack")
+    c.ack_due = True
+    c.mark()
+
+
+def _ack_field(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micros) -> bool:
+    """Step 5. False when the segment ends here."""
+    una = c.snd_una
+    ack = unwrap(p.ack, una)
+    if c.state == SYN_RECEIVED:
+        if c.deferred or not una < ack <= c.snd_max:
+            c.counters.bump("tcp.bad_ack_in_syn_received")
+            c.engine.reset_for(p, c.path)
+            return False
+        _established(c, p, seq, ack, now)
+    elif ack > c.snd_max:
+        c.counters.bump("tcp.ack_of_unsent")
+        c.ack_due = True
+        c.mark()
+        return False
+    elif ack < una - c.max_snd_wnd:
+        _challenge(c, now, "tcp.ack_too_old")
+        return False
+    if options.sack and c.sack_ok:
+        _note_sack(c, ack, options)
+    elif not c.sack_ok:
+        _count_duplicate(c, p, ack)
+    if ack > una:
+        _acknowledged(c, ack, now, options.timestamps[1] if options.timestamps and c.ts_ok else 0)
+    if ack >= una and (c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack)):
+        _set_window(c, p.window << c.snd_wscale)
+        c.snd_wl1 = seq
+        c.snd_wl2 = ack
+    c.mark()
+    return _our_fin(c, now)
+
+
+def _established(c: Connection, p: Packet, seq: int, ack: int, now: Micros) -> None:
+    """SYN-RECEIVED is over: our SYN is acknowledged."""
+    c.snd_wnd = p.window << c.snd_wscale
+    c.snd_wl1 = seq
+    c.snd_wl2 = ack
+    c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
+    c.enter(ESTABLISHED)
+    if c.fin_queued:
+        c.fin_moves_state()
+    c.counters.bump("tcp.established")
+    c.engine.opened(c)
+
+
+def _note_sack(c: Connection, ack: int, options: TcpOptions) -> None:
+    """Take SACK blocks (RFC 2018, RFC 6675) and ask for recovery when they say that something is lost."""
+    news = 0
+    for left32, right32 in options.sack:
+        left, right = unwrap(left32, c.snd_una), unwrap(right32, c.snd_una)
+        if ack <= left < right <= c.snd_max and left >= c.snd_una:
+            news += c.board.add(left, right)
+        elif not (left < right <= ack):  # a D-SACK (RFC 2883) lies below the ACK; anything else is a lie
+            c.counters.bump("tcp.bad_sack")
+    if not news:
+        return
+    c.dup_acks += 1
+    if not c.in_recovery and c.snd_una >= c.recover:
+        if c.dup_acks >= DUP_THRESH or c.board.lost_below(c.mss) > c.snd_una:
+            _enter_recovery(c)
+
+
+def _count_duplicate(c: Connection, p: Packet, ack: int) -> None:
+    """A duplicate ACK as RFC 5681 section 2 defines it."""
+    if (
+        ack != c.snd_una
+        or c.snd_max == c.snd_una
+        or p.end != p.payload
+        or p.flags & (SYN | FIN)
+        or p.window << c.snd_wscale != c.snd_wnd
+        or not c.snd_wnd
+    ):
+        return
+    c.dup_acks += 1
+    c.counters.bump("tcp.duplicate_ack")
+    if c.dup_acks == DUP_THRESH and not c.in_recovery and c.snd_una >= c.recover:
+        _enter_recovery(c)
+
+
+def _enter_recovery(c: Connection) -> None:
+    """Fast retransmit and fast recovery: RFC 5681 section 3.2, RFC 6582, RFC 6675 section 5."""
+    c.counters.bump("tcp.fast_recovery")
+    c.in_recovery = True
+    c.recover = c.snd_max
+    c.rtx_nxt = c.snd_una
+    c.snd_nxt = c.snd_max
+    c.cc.on_loss(c.snd_max - c.snd_una)
+    c.mark()
+
+
+def _acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
+    """New data (or our SYN or FIN) is acknowledged up to ``ack``: buffers, RTT, congestion, timer."""
+    una = c.snd_una
+    acked = ack - una
+    flight = c.snd_nxt - una
+    c.snd_una = ack
+    if c.snd_nxt < ack:
+        c.snd_nxt = ack
+    buffered = c.sendbuf
+    if buffered.base < ack:
+        buffered.acknowledge(min(ack, buffered.end))
+    if c.timed_at != NEVER:
+        if ack >= c.timed_seq:
+            c.rtt = c.rtt.sample(now - c.timed_at)
+            c.timed_at = NEVER
+            c.backoff = 0
+    elif echo and (c.backoff or not c.rtt.srtt):
+        # Karn's ambiguity does not touch timestamps (RFC 7323 section 4.1).
+        elapsed = (c.ts_now(now) - echo) & MASK
+        if elapsed < 600_000:
+            c.rtt = c.rtt.sample(max(elapsed, 1) * 1000)
+            c.backoff = 0
+    c.retransmits = 0
+    c.probes = 0
+    c.first_rtx_at = NEVER
+    if c.board:
+        c.board.acknowledge(ack)
+    if c.in_recovery:
+        _recovery_progress(c, ack, acked)
+    else:
+        c.dup_acks = 0
+        c.cc.on_ack(acked, flight)
+    c.rtx_at = now + c.rto() if c.snd_max > ack else NEVER
+    if not c.events:
+        c.engine.ready.append(c)
+    c.events |= events.SENT
+
+
+def _recovery_progress(c: Connection, ack: int, acked: int) -> None:
+    """A cumulative ACK within recovery: a full one ends it, a partial one shows the next loss (RFC 6582 section 3.2)."""
+    if ack >= c.recover:
+        c.in_recovery = False
+        c.dup_acks = 0
+        c.cc.on_recovered(c.snd_max - ack)
+    elif c.sack_ok:
+        c.rtx_nxt = max(c.rtx_nxt, ack)
+    else:
+        c.dup_acks = max(c.dup_acks - max(acked // c.mss - 1, 0), 0)
+        c.rtx_nxt = ack
+
+
+def _set_window(c: Connection, window: int) -> None:
+    """SND.WND changed. A window that opens takes back a probe that the peer could not take (section 3.8.6.1)."""
+    if window and not c.snd_wnd and c.snd_max > c.snd_una:
+        c.snd_nxt = c.snd_una
+        c.timed_at = NEVER
+    c.snd_wnd = window
+    if window > c.max_snd_wnd:
+        c.max_snd_wnd = window
+    c.mark()
+
+
+def _our_fin(c: Connection, now: Micros) -> bool:
+    """What the acknowledgement of our FIN does (step 5, the states after ESTABLISHED)."""
+    if not c.fin_queued or c.snd_una <= c.sendbuf.end:
+        return True
+    if c.state == FIN_WAIT_1:
+        c.enter(FIN_WAIT_2)
+    elif c.state == CLOSING:
+        c.engine.time_wait(c, now)
+    elif c.state == LAST_ACK:
+        c.engine.finish(c, None)
+        return False
+    return True
+
+
+def _urgent(c: Connection, p: Packet, seq: int) -> None:
+    """Step 6: note the furthest urgent pointer (MUST-62: it points behind the urgent data). A number and nothing more: no
+    length is ever computed from it."""
+    until = seq + p.urgent
+    if until > max(c.urgent_until, c.rcv_nxt):
+        c.urgent_until = until
+        c.notify(events.URGENT)
+    c.counters.bump("tcp.urgent")
+
+
+def _text(c: Connection, p: Packet, seq: int, start: int, n: int, fin: bool, now: Micros) -> None:
+    """Steps 7 and 8: the text that is new, then the FIN behind it."""
+    if c.state not in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+        c.counters.bump("tcp.text_after_fin")
+        return
+    if c.peer_fin >= 0:
+        n = max(min(n, c.peer_fin - seq), 0)
+        fin = fin and seq + n == c.peer_fin
+    if n and c.reader_gone:
+        c.counters.bump("tcp.data_after_close")
+        c.engine.send_reset(c)
+        c.engine.finish(c, TcpError.ABORTED)
+        return
+    if fin and c.peer_fin < 0:
+        c.peer_fin = seq + n
+        if c.assembler:
+            c.assembler.truncate(c.peer_fin)
+    if seq != c.rcv_nxt:
+        _out_of_order(c, p, seq, start, n)
+        return
+    if n:
+        _deliver(c, p.frame, start, n)
+        c.rcv_nxt += n
+        if c.assembler:
+            _drain_assembler(c)
+            c.ack_due = True
+        _schedule_ack(c, n, now)
+    if c.peer_fin == c.rcv_nxt:
+        _fin_reached(c, now)
+
+
+def _out_of_order(c: Connection, p: Packet, seq: int, start: int, n: int) -> None:
+    """Keep text beyond a gap, and say at once what is missing (RFC 5681 section 4.2)."""
+    c.counters.bump("tcp.out_of_order")
+    if n:
+        if c.assembler is None:
+            c.assembler = Assembler(c.config.max_out_of_order)
+        if not c.assembler.insert(seq, p.frame[start : start + n]):
+            c.counters.bump("tcp.out_of_order_full")
+    c.dup_acks_due += 1
+    c.ack_due = True
+    c.mark()
+
+
+def _drain_assembler(c: Connection) -> None:
+    """Move what the gap had held back into the receive queue."""
+    assert c.assembler is not None
+    for piece in c.assembler.take(c.rcv_nxt):
+        c.rx.append(piece)
+        c.readable += len(piece)
+        c.rcv_nxt += len(piece)
+    if not c.assembler:
+        c.assembler = None
+
+
+def _fin_reached(c: Connection, now: Micros) -> None:
+    """Step 8: the FIN is next in order. It is acknowledged at once."""
+    c.rcv_nxt += 1
+    c.ack_due = True
+    c.assembler = None
+    c.notify(events.EOF)
+    if c.state == ESTABLISHED:
+        c.enter(CLOSE_WAIT)
+    elif c.state == FIN_WAIT_1:
+        c.enter(CLOSING)  # our own FIN is not acknowledged, or step 5 would have moved on
+    else:
+        c.engine.time_wait(c, now)
+    c.mark()
+
+
+# -- SYN-SENT and the options of a SYN --------------------------------------------------------------------------------
+
+
+def _syn_sent(c: Connection, p: Packet, now: Micros) -> None:
+    """RFC 9293 section 3.10.7.3."""
+    ack = unwrap(p.ack, c.snd_una)
+    good_ack = bool(p.flags & ACK) and c.iss < ack <= c.snd_max
+    if p.flags & ACK and not good_ack:
+        c.counters.bump("tcp.bad_ack_in_syn_sent")
+        if not p.flags & RST:
+            c.engine.reset_for(p, c.path)
+        return
+    if p.flags & RST:
+        if good_ack:
+            c.counters.bump("tcp.rst_received")
+            c.engine.finish(c, TcpError.REFUSED)
+        return
+    if not p.flags & SYN:
+        c.counters.bump("tcp.no_syn_in_syn_sent")
+        return
+    take_syn(c, p, now)
+    if good_ack:
+        c.snd_wnd = c.max_snd_wnd = p.window
+        c.snd_wl1, c.snd_wl2 = c.irs, ack
+        _acknowledged(c, ack, now, 0)
+        c.enter(ESTABLISHED)
+        if c.fin_queued:
+            c.fin_moves_state()
+        c.ack_due = True
+        c.counters.bump("tcp.established")
+        c.engine.opened(c)
+    else:
+        c.counters.bump("tcp.simultaneous_open")
+        c.enter(SYN_RECEIVED)
+        c.snd_nxt = c.iss
+    c.mark()
+
+
+def take_syn(c: Connection, p: Packet, now: Micros) -> None:
+    """Take the peer's ISN and its options (RFC 9293 section 3.7.1, RFC 7323 section 2.2). Text on a SYN is left to be sent again."""
+    options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
+    c.irs = p.seq
+    c.rcv_nxt = c.last_ack_sent = p.seq + 1
+    c.rcv_adv = c.rcv_nxt + min(c.receive_space(), 0xFFFF)
+    c.snd_wnd = c.max_snd_wnd = p.window
+    config = c.config
+    if config.window_scale and options.window_scale is not None:
+        c.snd_wscale = options.window_scale
+    else:
+        c.rcv_wscale = 0
+    c.sack_ok = config.sack and options.sack_permitted
+    if config.timestamps and options.timestamps is not None:
+        c.ts_ok = True
+        c.ts_recent = options.timestamps[0]
+        c.ts_recent_at = now
+    peer_mss = options.mss if options.mss is not None else (536 if p.version == 4 else 1220)
+    if peer_mss < _MIN_MSS:
+        # A tiny MSS makes each byte cost a packet (CVE-2019-11479).
+        c.counters.bump("tcp.tiny_mss")
+        peer_mss = _MIN_MSS
+    c.set_mss(min(peer_mss, c.mss_for_path()))
+    c.cc = config.congestion(c.mss, config.initial_window_segments)
