@@ -24,7 +24,7 @@ def test_names_are_published_once_and_have_a_home() -> None:
 
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = pystack.nonsense  # type: ignore[attr-defined]
+        _ = pystack.nonsense
 
 
 def test_import_is_fast_and_loads_nothing_else() -> None:
