@@ -15,9 +15,10 @@ from pystack.errors import UsageError
 from pystack.frame import TxFrame
 from pystack.net.path import Path
 from pystack.seq import MASK, unwrap
-from pystack.tcp import events, receive, send
+from pystack.tcp import events, receive, send, timeouts
 from pystack.tcp.config import TcpConfig
 from pystack.tcp.events import TcpError
+from pystack.tcp.handshake import take_syn
 from pystack.tcp.isn import IsnGenerator
 from pystack.tcp.listener import Listener
 from pystack.tcp.segment import SegmentWriter
@@ -162,9 +163,7 @@ class TcpEngine:
     def _no_connection(self, p: Packet, now: Micros) -> None:
         """RFC 9293 sections 3.10.7.1 (CLOSED) and 3.10.7.2 (LISTEN)."""
         flags = p.flags
-        listener = (
-            self._listeners.get((p.dst, p.dport)) or self._listeners.get((b"", p.dport)) or self._catch_all
-        )
+        listener = self._listeners.get((p.dst, p.dport)) or self._listeners.get((b"", p.dport)) or self._catch_all
         if listener is None or flags & (RST | ACK | SYN | FIN) != SYN:
             if not flags & RST:
                 self.counters.bump("tcp.no_connection" if listener is None else "tcp.not_a_syn")
@@ -184,7 +183,7 @@ class TcpEngine:
         c.opened_passively = True
         c.listener = listener
         listener.pending += 1
-        receive.take_syn(c, p, now)
+        take_syn(c, p, now)
         c.idle_since = now
         c.state = SYN_RECEIVED
         self.counters.bump("tcp.passive_open")
@@ -340,7 +339,7 @@ class TcpEngine:
 
     def on_timer(self, c: Connection, now: Micros) -> None:
         """Called by a connection whose deadline has come."""
-        send.on_timer(c, now)
+        timeouts.on_timer(c, now)
 
     # -- making connections -------------------------------------------------------------------------------------------
 

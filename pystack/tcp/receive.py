@@ -14,9 +14,10 @@ from typing import Final
 from pystack.clock import SECOND, Micros
 from pystack.seq import MASK, unwrap
 from pystack.tcp import events
+from pystack.tcp.acks import ack_field, acknowledged, challenge, set_window
 from pystack.tcp.assembler import Assembler
 from pystack.tcp.events import TcpError
-from pystack.tcp.sack import DUP_THRESH
+from pystack.tcp.handshake import syn_sent
 from pystack.tcp.state import (
     CLOSE_WAIT,
     CLOSING,
@@ -39,7 +40,6 @@ _TS_PREFIX: Final = b"\x01\x01\x08\x0a"
 _TS: Final = struct.Struct("!II")
 _COPY_BELOW: Final = 4096
 _MERGE_BELOW: Final = 512
-_MIN_MSS: Final = 64
 _TS_VALID_FOR: Final[Micros] = 24 * 86_400 * SECOND
 
 
@@ -78,12 +78,12 @@ def _in_order(c: Connection, p: Packet, now: Micros) -> bool:
     elif start != options:
         return False
     if ack != una:
-        _acknowledged(c, ack, now, echo)
+        acknowledged(c, ack, now, echo)
         if c.sendbuf.end > c.snd_nxt or c.fin_queued:
             c.mark()
     window = p.window << c.snd_wscale
     if window != c.snd_wnd:
-        _set_window(c, window)
+        set_window(c, window)
     c.snd_wl1 = rcv_nxt
     c.snd_wl2 = ack
     if n:
@@ -125,7 +125,7 @@ def _schedule_ack(c: Connection, n: int, now: Micros) -> None:
 
 def _general(c: Connection, p: Packet, now: Micros) -> None:
     if c.state == SYN_SENT:
-        _syn_sent(c, p, now)
+        syn_sent(c, p, now)
         return
     options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
     seq = unwrap(p.seq, c.rcv_nxt)
@@ -133,7 +133,7 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
         return
     if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | ACK) == SYN | ACK and not c.opened_passively:
         # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
-        if _ack_field(c, p, seq + 1, options, now):
+        if ack_field(c, p, seq + 1, options, now):
             c.ack_due = True
         return
     trimmed = _acceptable(c, p, seq, now)
@@ -143,7 +143,7 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
         _reset_received(c, seq)
         return
     if p.flags & SYN:
-        _challenge(c, now, "tcp.syn_in_synchronized_state")
+        challenge(c, now, "tcp.syn_in_synchronized_state")
         return
     if not p.flags & ACK:
         c.counters.bump("tcp.no_ack_flag")
@@ -152,7 +152,7 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
         # RFC 7323 section 4.3: the timestamp of the segment that covers Last.ACK.sent is the one to echo.
         c.ts_recent = options.timestamps[0]
         c.ts_recent_at = now
-    if not _ack_field(c, p, seq, options, now):
+    if not ack_field(c, p, seq, options, now):
         return
     if p.flags & URG:
         _urgent(c, p, seq)
@@ -179,7 +179,8 @@ def _timestamps_acceptable(c: Connection, p: Packet, options: TcpOptions, now: M
 
 def _acceptable(c: Connection, p: Packet, seq: int, now: Micros) -> tuple[int, int, bool] | None:
     """Step 1, the sequence number. Returns what of the payload is new and inside the window: its offset, its length, and
-    whether the FIN counts; None when the segment was dealt with."""
+    whether the FIN counts; None when the segment was dealt with.
+    """
     n = p.end - p.payload
     fin = bool(p.flags & FIN)
     length = n + fin + bool(p.flags & SYN)
@@ -224,7 +225,7 @@ def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
             c.mark()
         return
     if p.flags & SYN:
-        _challenge(c, now, "tcp.syn_in_synchronized_state")
+        challenge(c, now, "tcp.syn_in_synchronized_state")
         return
     c.counters.bump("tcp.outside_window")
     if c.state == TIME_WAIT and p.flags & FIN:
@@ -238,7 +239,7 @@ def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
 def _reset_received(c: Connection, seq: int) -> None:
     """Step 2, with RFC 5961 section 3.2: only an exact RST resets, any other one in the window is challenged."""
     if seq != c.rcv_nxt:
-        _challenge(c, c.idle_since, "tcp.rst_challenged")
+        challenge(c, c.idle_since, "tcp.rst_challenged")
         return
     c.counters.bump("tcp.rst_received")
     if c.state == SYN_RECEIVED:
@@ -250,192 +251,10 @@ def _reset_received(c: Connection, seq: int) -> None:
         c.engine.finish(c, TcpError.RESET)
 
 
-def _challenge(c: Connection, now: Micros, reason: str) -> None:
-    """A challenge ACK (RFC 5961), throttled per connection: a global throttle is a side channel (CVE-2016-5696)."""
-    c.counters.bump(reason)
-    if c.deferred:
-        return
-    if now - c.challenge_at >= SECOND:
-        c.challenge_at = now
-        c.challenges = 0
-    if c.challenges >= c.config.challenge_acks_per_second:
-        c.counters.bump("tcp.challenge_ack_throttled")
-        return
-    c.challenges += 1
-    c.counters.bump("tcp.challenge_ack")
-    c.ack_due = True
-    c.mark()
-
-
-def _ack_field(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micros) -> bool:
-    """Step 5. False when the segment ends here."""
-    una = c.snd_una
-    ack = unwrap(p.ack, una)
-    if c.state == SYN_RECEIVED:
-        if c.deferred or not una < ack <= c.snd_max:
-            c.counters.bump("tcp.bad_ack_in_syn_received")
-            c.engine.reset_for(p, c.path)
-            return False
-        _established(c, p, seq, ack, now)
-    elif ack > c.snd_max:
-        c.counters.bump("tcp.ack_of_unsent")
-        c.ack_due = True
-        c.mark()
-        return False
-    elif ack < una - c.max_snd_wnd:
-        _challenge(c, now, "tcp.ack_too_old")
-        return False
-    if options.sack and c.sack_ok:
-        _note_sack(c, ack, options)
-    elif not c.sack_ok:
-        _count_duplicate(c, p, ack)
-    if ack > una:
-        _acknowledged(c, ack, now, options.timestamps[1] if options.timestamps and c.ts_ok else 0)
-    if ack >= una and (c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack)):
-        _set_window(c, p.window << c.snd_wscale)
-        c.snd_wl1 = seq
-        c.snd_wl2 = ack
-    c.mark()
-    return _our_fin(c, now)
-
-
-def _established(c: Connection, p: Packet, seq: int, ack: int, now: Micros) -> None:
-    """SYN-RECEIVED is over: our SYN is acknowledged."""
-    c.snd_wnd = p.window << c.snd_wscale
-    c.snd_wl1 = seq
-    c.snd_wl2 = ack
-    c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
-    c.enter(ESTABLISHED)
-    if c.fin_queued:
-        c.fin_moves_state()
-    c.counters.bump("tcp.established")
-    c.engine.opened(c)
-
-
-def _note_sack(c: Connection, ack: int, options: TcpOptions) -> None:
-    """Take SACK blocks (RFC 2018, RFC 6675) and ask for recovery when they say that something is lost."""
-    news = 0
-    for left32, right32 in options.sack:
-        left, right = unwrap(left32, c.snd_una), unwrap(right32, c.snd_una)
-        if ack <= left < right <= c.snd_max and left >= c.snd_una:
-            news += c.board.add(left, right)
-        elif not (left < right <= ack):  # a D-SACK (RFC 2883) lies below the ACK; anything else is a lie
-            c.counters.bump("tcp.bad_sack")
-    if not news:
-        return
-    c.dup_acks += 1
-    if not c.in_recovery and c.snd_una >= c.recover:
-        if c.dup_acks >= DUP_THRESH or c.board.lost_below(c.mss) > c.snd_una:
-            _enter_recovery(c)
-
-
-def _count_duplicate(c: Connection, p: Packet, ack: int) -> None:
-    """A duplicate ACK as RFC 5681 section 2 defines it."""
-    if (
-        ack != c.snd_una
-        or c.snd_max == c.snd_una
-        or p.end != p.payload
-        or p.flags & (SYN | FIN)
-        or p.window << c.snd_wscale != c.snd_wnd
-        or not c.snd_wnd
-    ):
-        return
-    c.dup_acks += 1
-    c.counters.bump("tcp.duplicate_ack")
-    if c.dup_acks == DUP_THRESH and not c.in_recovery and c.snd_una >= c.recover:
-        _enter_recovery(c)
-
-
-def _enter_recovery(c: Connection) -> None:
-    """Fast retransmit and fast recovery: RFC 5681 section 3.2, RFC 6582, RFC 6675 section 5."""
-    c.counters.bump("tcp.fast_recovery")
-    c.in_recovery = True
-    c.recover = c.snd_max
-    c.rtx_nxt = c.snd_una
-    c.snd_nxt = c.snd_max
-    c.cc.on_loss(c.snd_max - c.snd_una)
-    c.mark()
-
-
-def _acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
-    """New data (or our SYN or FIN) is acknowledged up to ``ack``: buffers, RTT, congestion, timer."""
-    una = c.snd_una
-    acked = ack - una
-    flight = c.snd_nxt - una
-    c.snd_una = ack
-    if c.snd_nxt < ack:
-        c.snd_nxt = ack
-    buffered = c.sendbuf
-    if buffered.base < ack:
-        buffered.acknowledge(min(ack, buffered.end))
-    if c.timed_at != NEVER:
-        if ack >= c.timed_seq:
-            c.rtt = c.rtt.sample(now - c.timed_at)
-            c.timed_at = NEVER
-            c.backoff = 0
-    elif echo and (c.backoff or not c.rtt.srtt):
-        # Karn's ambiguity does not touch timestamps (RFC 7323 section 4.1).
-        elapsed = (c.ts_now(now) - echo) & MASK
-        if elapsed < 600_000:
-            c.rtt = c.rtt.sample(max(elapsed, 1) * 1000)
-            c.backoff = 0
-    c.retransmits = 0
-    c.probes = 0
-    c.first_rtx_at = NEVER
-    if c.board:
-        c.board.acknowledge(ack)
-    if c.in_recovery:
-        _recovery_progress(c, ack, acked)
-    else:
-        c.dup_acks = 0
-        c.cc.on_ack(acked, flight)
-    c.rtx_at = now + c.rto() if c.snd_max > ack else NEVER
-    if not c.events:
-        c.engine.ready.append(c)
-    c.events |= events.SENT
-
-
-def _recovery_progress(c: Connection, ack: int, acked: int) -> None:
-    """A cumulative ACK within recovery: a full one ends it, a partial one shows the next loss (RFC 6582 section 3.2)."""
-    if ack >= c.recover:
-        c.in_recovery = False
-        c.dup_acks = 0
-        c.cc.on_recovered(c.snd_max - ack)
-    elif c.sack_ok:
-        c.rtx_nxt = max(c.rtx_nxt, ack)
-    else:
-        c.dup_acks = max(c.dup_acks - max(acked // c.mss - 1, 0), 0)
-        c.rtx_nxt = ack
-
-
-def _set_window(c: Connection, window: int) -> None:
-    """SND.WND changed. A window that opens takes back a probe that the peer could not take (section 3.8.6.1)."""
-    if window and not c.snd_wnd and c.snd_max > c.snd_una:
-        c.snd_nxt = c.snd_una
-        c.timed_at = NEVER
-    c.snd_wnd = window
-    if window > c.max_snd_wnd:
-        c.max_snd_wnd = window
-    c.mark()
-
-
-def _our_fin(c: Connection, now: Micros) -> bool:
-    """What the acknowledgement of our FIN does (step 5, the states after ESTABLISHED)."""
-    if not c.fin_queued or c.snd_una <= c.sendbuf.end:
-        return True
-    if c.state == FIN_WAIT_1:
-        c.enter(FIN_WAIT_2)
-    elif c.state == CLOSING:
-        c.engine.time_wait(c, now)
-    elif c.state == LAST_ACK:
-        c.engine.finish(c, None)
-        return False
-    return True
-
-
 def _urgent(c: Connection, p: Packet, seq: int) -> None:
     """Step 6: note the furthest urgent pointer (MUST-62: it points behind the urgent data). A number and nothing more: no
-    length is ever computed from it."""
+    length is ever computed from it.
+    """
     until = seq + p.urgent
     if until > max(c.urgent_until, c.rcv_nxt):
         c.urgent_until = until
@@ -511,67 +330,3 @@ def _fin_reached(c: Connection, now: Micros) -> None:
     else:
         c.engine.time_wait(c, now)
     c.mark()
-
-
-# -- SYN-SENT and the options of a SYN --------------------------------------------------------------------------------
-
-
-def _syn_sent(c: Connection, p: Packet, now: Micros) -> None:
-    """RFC 9293 section 3.10.7.3."""
-    ack = unwrap(p.ack, c.snd_una)
-    good_ack = bool(p.flags & ACK) and c.iss < ack <= c.snd_max
-    if p.flags & ACK and not good_ack:
-        c.counters.bump("tcp.bad_ack_in_syn_sent")
-        if not p.flags & RST:
-            c.engine.reset_for(p, c.path)
-        return
-    if p.flags & RST:
-        if good_ack:
-            c.counters.bump("tcp.rst_received")
-            c.engine.finish(c, TcpError.REFUSED)
-        return
-    if not p.flags & SYN:
-        c.counters.bump("tcp.no_syn_in_syn_sent")
-        return
-    take_syn(c, p, now)
-    if good_ack:
-        c.snd_wnd = c.max_snd_wnd = p.window
-        c.snd_wl1, c.snd_wl2 = c.irs, ack
-        _acknowledged(c, ack, now, 0)
-        c.enter(ESTABLISHED)
-        if c.fin_queued:
-            c.fin_moves_state()
-        c.ack_due = True
-        c.counters.bump("tcp.established")
-        c.engine.opened(c)
-    else:
-        c.counters.bump("tcp.simultaneous_open")
-        c.enter(SYN_RECEIVED)
-        c.snd_nxt = c.iss
-    c.mark()
-
-
-def take_syn(c: Connection, p: Packet, now: Micros) -> None:
-    """Take the peer's ISN and its options (RFC 9293 section 3.7.1, RFC 7323 section 2.2). Text on a SYN is left to be sent again."""
-    options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
-    c.irs = p.seq
-    c.rcv_nxt = c.last_ack_sent = p.seq + 1
-    c.rcv_adv = c.rcv_nxt + min(c.receive_space(), 0xFFFF)
-    c.snd_wnd = c.max_snd_wnd = p.window
-    config = c.config
-    if config.window_scale and options.window_scale is not None:
-        c.snd_wscale = options.window_scale
-    else:
-        c.rcv_wscale = 0
-    c.sack_ok = config.sack and options.sack_permitted
-    if config.timestamps and options.timestamps is not None:
-        c.ts_ok = True
-        c.ts_recent = options.timestamps[0]
-        c.ts_recent_at = now
-    peer_mss = options.mss if options.mss is not None else (536 if p.version == 4 else 1220)
-    if peer_mss < _MIN_MSS:
-        # A tiny MSS makes each byte cost a packet (CVE-2019-11479).
-        c.counters.bump("tcp.tiny_mss")
-        peer_mss = _MIN_MSS
-    c.set_mss(min(peer_mss, c.mss_for_path()))
-    c.cc = config.congestion(c.mss, config.initial_window_segments)

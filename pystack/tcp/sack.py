@@ -94,7 +94,8 @@ class Scoreboard:
 
     def lost_below(self, smss: int) -> int:
         """The number below which every byte that is not noted counts as lost (RFC 6675 section 4, IsLost): at least
-        DupThresh ranges, or more than (DupThresh - 1) * SMSS bytes, are noted above it."""
+        DupThresh ranges, or more than (DupThresh - 1) * SMSS bytes, are noted above it.
+        """
         ranges = self._ranges
         amount = 0
         for count, start in enumerate(reversed(ranges), 1):

@@ -115,7 +115,8 @@ class SegmentWriter:
         urgent: int = 0,
     ) -> TxFrame:
         """One frame. ``seq`` and ``ack`` are 32-bit, ``window`` is the field as sent; ``gso_size`` only if payload_len
-        exceeds it."""
+        exceeds it.
+        """
         path = self._path
         if path.dst_mac is not self._seen_mac:
             self._heads()
@@ -158,5 +159,7 @@ class SegmentWriter:
         """The largest payload of one frame: ``mss`` (which excludes options), or with GSO as many of them as fit."""
         if not self.gso:
             return mss
-        room = min(self._path.link.gso_max_bytes, _MAX_IP_PACKET) - (20 if self._version == 4 else 40) - 20 - options_len
+        room = (
+            min(self._path.link.gso_max_bytes, _MAX_IP_PACKET) - (20 if self._version == 4 else 40) - 20 - options_len
+        )
         return max(room // mss, 1) * mss

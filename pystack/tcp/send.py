@@ -15,7 +15,6 @@ from typing import Final
 from pystack.clock import Micros
 from pystack.frame import TxFrame
 from pystack.seq import MASK
-from pystack.tcp.events import TcpError
 from pystack.tcp.state import (
     CLOSED,
     ESTABLISHED,
@@ -31,7 +30,6 @@ from pystack.wire.tcp import build_options
 
 _TS_OPTION: Final = struct.Struct("!III")
 _TS_HEAD: Final = 0x0101080A
-_MAX_BACKOFF: Final = 16
 _MAX_DUP_ACKS: Final = 64
 _MAX_PIECES: Final = 1000
 
@@ -45,7 +43,7 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
         # Unresolved neighbour: the timer runs all the same, so that the attempt ends.
         if c.rtx_at == NEVER and state != TIME_WAIT:
             c.rtx_at = now + c.rto()
-        _arm(c)
+        arm(c)
         return True
     done = True
     if c.snd_nxt == c.iss:
@@ -57,16 +55,21 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
             done = _send_data(c, now, out, limit)
     if c.ack_due and done:
         _send_acks(c, now, out)
-    if c.snd_max == c.snd_una and c.snd_nxt < c.sendbuf.end + c.fin_queued and c.rtx_at == NEVER and state > SYN_RECEIVED:
+    if (
+        c.snd_max == c.snd_una
+        and c.snd_nxt < c.sendbuf.end + c.fin_queued
+        and c.rtx_at == NEVER
+        and state > SYN_RECEIVED
+    ):
         # Nothing in flight and something to send: the window is closed or too small. The same timer probes it.
         c.rtx_at = now + c.rto()
     if c.config.keepalive:
-        _arm_keepalive(c, now)
-    _arm(c)
+        arm_keepalive(c, now)
+    arm(c)
     return done
 
 
-def _arm(c: Connection) -> None:
+def arm(c: Connection) -> None:
     """Set the one deadline that `Timers` knows from the timers of the connection."""
     if c.state == FIN_WAIT_2 and c.reader_gone and c.fin_wait_at == NEVER:
         c.fin_wait_at = c.idle_since + c.config.fin_wait_2_timeout
@@ -79,7 +82,7 @@ def _arm(c: Connection) -> None:
 # -- segments --------------------------------------------------------------------------------------------------------
 
 
-def _options(c: Connection, now: Micros, sack_blocks: bool) -> bytes:
+def segment_options(c: Connection, now: Micros, sack_blocks: bool) -> bytes:
     """The options of a segment that is not a SYN."""
     if sack_blocks and c.assembler and c.sack_ok:
         blocks = tuple((a & MASK, b & MASK) for a, b in c.assembler.blocks(3 if c.ts_ok else 4))
@@ -127,7 +130,7 @@ def _send_syn(c: Connection, now: Micros, out: list[TxFrame]) -> None:
         c.rtx_at = now + c.rto()
 
 
-def _emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> int:
+def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> int:
     """One frame with the ``n`` bytes at ``start``, and the FIN if it follows them; returns the number after what was sent."""
     buffered = c.sendbuf
     end = start + n
@@ -138,7 +141,7 @@ def _emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) ->
     if c.fin_queued and end == buffered.end:
         flags |= FIN
         following += 1
-    options = _options(c, now, False)
+    options = segment_options(c, now, False)
     pieces = buffered.slices(start, n) if n else []
     if len(pieces) > _MAX_PIECES:
         pieces = [b"".join(pieces)]
@@ -156,11 +159,12 @@ def _emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) ->
         c.counters.bump("tcp.retransmitted_bytes", n)
         if c.timed_at != NEVER and c.timed_seq > start:
             c.timed_at = NEVER  # Karn: an ACK would not say which copy it is for
-    elif c.timed_at == NEVER:
-        c.timed_seq = following
-        c.timed_at = now
     if following > c.snd_max:
         c.snd_max = following
+        if c.timed_at == NEVER:
+            # An ACK of a byte that was never sent before can only be for this copy, whatever comes before it.
+            c.timed_seq = following
+            c.timed_at = now
     c.override = False
     if c.rtx_at == NEVER:
         c.rtx_at = now + c.rto()
@@ -193,7 +197,7 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
         if start == end:
             # Nothing but the FIN, which takes a place in the window like any byte (section 3.4).
             if c.fin_queued and edge > start:
-                c.snd_nxt = _emit(c, start, 0, now, out)
+                c.snd_nxt = emit(c, start, 0, now, out)
             return True
         if n <= 0:
             return True
@@ -207,7 +211,7 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
                 return True
         elif n < mss and not _worth_sending(c, n, start):
             return True
-        following = _emit(c, start, n, now, out)
+        following = emit(c, start, n, now, out)
         room -= n
         c.snd_nxt = following
         if following > end:
@@ -268,7 +272,7 @@ def _retransmit(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> b
         n = min(n, max(room, mss), c.segment_limit if not first else mss)
         if n < 0:
             return True
-        c.rtx_nxt = max(_emit(c, start, n, now, out), c.rtx_nxt)
+        c.rtx_nxt = max(emit(c, start, n, now, out), c.rtx_nxt)
         if n == 0:
             return True
     return False
@@ -280,7 +284,7 @@ def _send_acks(c: Connection, now: Micros, out: list[TxFrame]) -> None:
     if c.dup_acks_due > 1 and not c.sack_ok:
         count = min(c.dup_acks_due, _MAX_DUP_ACKS)
     window = c.window_field()
-    options = _options(c, now, True)
+    options = segment_options(c, now, True)
     ack = c.rcv_nxt & MASK
     seq = max(c.snd_nxt, c.snd_max) & MASK
     for _ in range(count):
@@ -296,113 +300,7 @@ def reset(c: Connection, out: list[TxFrame]) -> None:
         out.append(c.writer.write(c.snd_nxt & MASK, c.rcv_nxt & MASK, RST | ACK, 0))
 
 
-# -- timers ----------------------------------------------------------------------------------------------------------
-
-
-def on_timer(c: Connection, now: Micros) -> None:
-    """Whatever of the connection's timers is due at ``now``. The output that follows makes the segments."""
-    if c.time_wait_at <= now:
-        c.engine.finish(c, None)
-        return
-    if c.fin_wait_at <= now:
-        c.counters.bump("tcp.fin_wait_2_timeout")
-        c.engine.finish(c, None)
-        return
-    if c.ack_delay_at <= now:
-        c.ack_delay_at = NEVER
-        c.ack_due = True
-        c.mark()
-    if c.rtx_at <= now:
-        _on_retransmission_timer(c, now)
-        if c.state == CLOSED:
-            return
-    if c.keepalive_at <= now:
-        _on_keepalive(c, now)
-        if c.state == CLOSED:
-            return
-    _arm_keepalive(c, now)
-    _arm(c)
-
-
-def _on_retransmission_timer(c: Connection, now: Micros) -> None:
-    """RFC 6298 section 5, rules 5.4 to 5.7, or a zero-window probe (RFC 9293 section 3.8.6.1)."""
-    c.rtx_at = NEVER
-    if c.state > SYN_RECEIVED and not c.snd_wnd and (c.sendbuf.end > c.snd_una or c.fin_queued):
-        _probe(c, now)
-        return
-    if c.snd_max == c.snd_una and c.path.ready:
-        # Nothing is in flight: silly-window avoidance held something back long enough.
-        c.override = True
-        c.mark()
-        return
-    if c.first_rtx_at == NEVER:
-        c.first_rtx_at = now - c.rto()
-    patience = c.config.syn_timeout if c.state <= SYN_RECEIVED else c.config.data_timeout
-    if now - c.first_rtx_at >= patience:
-        c.counters.bump("tcp.gave_up")
-        c.engine.finish(c, TcpError.TIMED_OUT)
-        return
-    c.counters.bump("tcp.retransmission_timeout")
-    c.retransmits += 1
-    c.timed_at = NEVER
-    if c.state <= SYN_RECEIVED:
-        c.snd_nxt = c.iss
-    else:
-        c.cc.on_timeout(c.snd_max - c.snd_una, c.retransmits == 1)
-        if c.retransmits > 1:
-            c.board.clear()  # the peer may have reneged (RFC 2018 section 8)
-        c.in_recovery = False
-        c.dup_acks = 0
-        c.recover = c.snd_max
-        c.snd_nxt = c.snd_una
-    c.backoff = min(c.backoff + 1, _MAX_BACKOFF)
-    c.rtx_at = now + c.rto()
-    c.mark()
-
-
-def _probe(c: Connection, now: Micros) -> None:
-    """One octet beyond a closed window. It may stay closed for ever, as long as the probes are answered (MUST-37)."""
-    c.probes += 1
-    if c.first_rtx_at == NEVER:
-        c.first_rtx_at = now
-    if now - max(c.idle_since, c.first_rtx_at) >= c.config.data_timeout + c.config.persist_max:
-        c.counters.bump("tcp.gave_up")
-        c.engine.finish(c, TcpError.TIMED_OUT)
-        return
-    c.counters.bump("tcp.window_probe")
-    c.backoff = min(c.backoff + 1, _MAX_BACKOFF)
-    c.rtx_at = now + min(c.rto(), c.config.persist_max)
-    if c.path.ready:
-        n = 1 if c.snd_una < c.sendbuf.end else 0
-        out: list[TxFrame] = []
-        following = _emit(c, c.snd_una, n, now, out)
-        c.snd_nxt = max(following, c.snd_una)
-        c.timed_at = NEVER
-        c.engine.replies.extend(out)
-
-
-def _arm_keepalive(c: Connection, now: Micros) -> None:
+def arm_keepalive(c: Connection, now: Micros) -> None:
     """Keepalive runs while nothing is outstanding (MUST-26)."""
     if c.config.keepalive and c.state >= ESTABLISHED and c.snd_max == c.snd_una and c.keepalive_at == NEVER:
         c.keepalive_at = max(c.idle_since + c.config.keepalive, now + 1)
-
-
-def _on_keepalive(c: Connection, now: Micros) -> None:
-    """RFC 9293 section 3.8.4. The probe is the octet before SND.NXT's, without data (SHLD-12)."""
-    config = c.config
-    idle = now - c.idle_since
-    if idle < config.keepalive:
-        c.keep_probes = 0
-        c.keepalive_at = c.idle_since + config.keepalive
-        return
-    if c.keep_probes >= config.keepalive_probes:
-        c.counters.bump("tcp.keepalive_timeout")
-        c.engine.finish(c, TcpError.TIMED_OUT)
-        return
-    c.keep_probes += 1
-    c.keepalive_at = now + config.keepalive_interval
-    if c.path.ready:
-        c.counters.bump("tcp.keepalive_probe")
-        c.engine.replies.append(
-            c.writer.write((c.snd_una - 1) & MASK, c.rcv_nxt & MASK, ACK, c.window_field(), _options(c, now, False))
-        )

@@ -76,7 +76,7 @@ class Connection:
         "fin_queued", "fin_wait_at", "first_rtx_at", "gone", "idle_since", "in_recovery", "irs", "iss", "keep_probes",
         "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd", "mss",
         "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt", "rcv_wscale",
-        "readable", "reader_gone", "recover", "remote_addr", "remote_port", "retransmits", "rtt", "rtx_at", "rtx_nxt",
+        "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits", "rtt", "rtx_at", "rtx_nxt",
         "rx", "sack_ok", "segment_limit", "sendbuf", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
         "snd_wscale", "soft_error", "state", "time_wait_at", "timed_at", "timed_seq", "ts_offset",
         "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx", "urgent_until", "user", "writer",
@@ -131,6 +131,7 @@ class Connection:
         self.retransmits = 0
         self.rtt = RttEstimate()
         self.backoff = 0
+        self.resent_at: Micros = 0  # when the retransmission timer fired last
         self.probes = 0
         self.timed_seq = 0
         self.timed_at: Micros = NEVER
