@@ -25,21 +25,11 @@ from pystack.frame import LinkInfo, TxFrame
 from pystack.net import neighbours, reassembly
 from pystack.net.addressing import UNSPECIFIED, Addressing, is_multicast
 from pystack.net.endpoint import Endpoint, Signals
-from pystack.net.icmp import (
-    PORT_UNREACHABLE,
-    PROTOCOL_UNREACHABLE,
-    REASSEMBLY_TIME_EXCEEDED,
-    TIME_EXCEEDED,
-    UNREACHABLE,
-    Icmp,
-    IcmpEndpoint,
-    IcmpError,
-    PingEndpoint,
-)
+from pystack.net.icmp import Icmp, IcmpEndpoint, IcmpError, PingEndpoint
 from pystack.net.ip_output import IpOutput
 from pystack.net.neighbours import NeighbourTable
 from pystack.net.path import DEFAULT_TTL, Path
-from pystack.net.pmtu import PathMtus
+from pystack.net.pmtu import PathMtus, next_mtu
 from pystack.net.reassembly import Reassembler
 from pystack.net.txqueue import TxQueue
 from pystack.net.udp import Udp, UdpEndpoint
@@ -48,7 +38,7 @@ from pystack.tcp.engine import TcpEngine
 from pystack.tcp.listener import Listener
 from pystack.tcp.tcb import Connection
 from pystack.timers import Timers
-from pystack.wire import ethernet
+from pystack.wire import ethernet, icmp
 from pystack.wire.packet import (
     ETHERTYPE_ARP,
     PROTO_ICMP,
@@ -279,30 +269,31 @@ class Stack:
                 self._tcp.on_packet(packet, now)
         elif proto == PROTO_UDP:
             if not self._udp.on_packet_untrusted(packet):
-                self.send_icmp_error(packet, UNREACHABLE, PORT_UNREACHABLE, source=packet.dst, now=now)
+                self.send_icmp_error(packet, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE, source=packet.dst, now=now)
         elif proto == PROTO_ICMP:
             error = self._icmp.on_packet_untrusted(packet, now)
             if error is not None:
                 self._on_icmp_error(error, now)
         else:
             self.counters.bump("ipv4.unknown_protocol")
-            self.send_icmp_error(packet, UNREACHABLE, PROTOCOL_UNREACHABLE, source=packet.dst, now=now)
+            self.send_icmp_error(packet, icmp.UNREACHABLE, icmp.PROTOCOL_UNREACHABLE, source=packet.dst, now=now)
 
     def _on_icmp_error(self, error: IcmpError, now: Micros) -> None:
         """Hand an error to what sent the packet that it quotes (RFC 1122 section 3.2.2)."""
-        if error.proto == PROTO_TCP:
-            seq = int.from_bytes(error.quoted[error.l4 + 4 : error.l4 + 8], "big")
-            mtu = error.mtu if error.is_too_big else 0
-            self._tcp.on_icmp_error(error.reply_key, seq, hard=error.is_hard, text=error.text, mtu=mtu)
+        quote = error.quote
+        if quote.proto == PROTO_TCP:
+            key = quote.dst + quote.src + quote.key[10:12] + quote.key[8:10]
+            mtu = next_mtu(error.mtu, quote.total_length) if error.is_too_big else 0
+            self._tcp.on_icmp_error(key, quote.seq, hard=error.is_hard, text=error.text, mtu=mtu)
             return
-        if error.proto == PROTO_UDP:
+        if quote.proto == PROTO_UDP:
             known = self._udp.on_error(error)
         else:
-            known = error.proto == PROTO_ICMP and self._icmp.on_error(error)
+            known = quote.proto == PROTO_ICMP and self._icmp.on_error(error)
         if not known:
             self.counters.bump("icmp.error_unmatched")
         elif error.is_too_big:
-            self._mtus.lower(error.key[4:8], error.mtu, now)
+            self._mtus.lower(quote.dst, next_mtu(error.mtu, quote.total_length), now)
 
     # -------------------------------------------------------------------------------------------------- what goes out
 
@@ -310,7 +301,7 @@ class Stack:
         """Do what is due at ``now``."""
         self._timers.fire(now)
         for first in self._reassembler.take_expired():
-            self.send_icmp_error(first, TIME_EXCEEDED, REASSEMBLY_TIME_EXCEEDED, source=first.dst, now=now)
+            self.send_icmp_error(first, icmp.TIME_EXCEEDED, icmp.REASSEMBLY_TIMEOUT, source=first.dst, now=now)
         self._wake_paths()
 
     def frames(self, now: Micros, limit: int = 64) -> list[TxFrame]:

@@ -8,7 +8,6 @@ Redirects are counted and ignored: they could only send us to another neighbour,
 
 from __future__ import annotations
 
-import struct
 from typing import Final, NamedTuple, final
 
 from pystack.clock import Micros
@@ -18,29 +17,10 @@ from pystack.net.endpoint import DATAGRAM, Endpoint, Inbox, Signals
 from pystack.net.ip_output import IpOutput
 from pystack.net.limits import TokenBucket
 from pystack.net.ports import EphemeralPorts
-from pystack.wire import checksum, ethernet, ipv4
+from pystack.wire import icmp, ipv4
 from pystack.wire.packet import IP_OFFSET, PROTO_ICMP, Packet
 
-ECHO_REPLY: Final = 0
-UNREACHABLE: Final = 3
-SOURCE_QUENCH: Final = 4
-REDIRECT: Final = 5
-ECHO_REQUEST: Final = 8
-TIME_EXCEEDED: Final = 11
-PARAMETER_PROBLEM: Final = 12
-
-NET_UNREACHABLE: Final = 0
-HOST_UNREACHABLE: Final = 1
-PROTOCOL_UNREACHABLE: Final = 2
-PORT_UNREACHABLE: Final = 3
-FRAGMENTATION_NEEDED: Final = 4
-REASSEMBLY_TIME_EXCEEDED: Final = 1
-
-_ERRORS: Final = frozenset({UNREACHABLE, TIME_EXCEEDED, PARAMETER_PROBLEM})
-_NEVER_ANSWERED: Final = _ERRORS | {SOURCE_QUENCH, REDIRECT}
-_HEADER: Final = struct.Struct("!BBHI")
-_ECHO: Final = struct.Struct("!BBHHH")
-_MAX_QUOTE: Final = 576 - 20 - 8  # the whole error is at most 576 bytes (RFC 1812 section 4.3.2.3)
+_REPORTED: Final = frozenset({icmp.UNREACHABLE, icmp.TIME_EXCEEDED, icmp.PARAMETER_PROBLEM})
 
 _MAX_ITEMS: Final = 256
 _MAX_BYTES: Final = 256 << 10
@@ -50,20 +30,16 @@ class IcmpError(NamedTuple):
     """An error that somebody reports about a packet of ours.
 
     Attributes:
-        type, code: RFC 792. extra: the second word of the ICMP header; `mtu` reads it for type 3 code 4.
-        offender: who reports. quoted: the start of our packet, from its IP header on.
-        proto, key: of our packet: its protocol, and source, destination and the first 4 bytes of its payload (ports, as
-            *we* sent them), 12 bytes. l4: where in ``quoted`` its payload starts; 8 bytes of it are there.
+        kind, code: the ICMP type and code. extra: the second word of the header; `mtu` reads it.
+        offender: who reports. quote: of our packet what is sure to be there; quoted: all that is, from its header on.
     """
 
-    type: int
+    kind: int
     code: int
     extra: int
     offender: bytes
+    quote: icmp.Quote
     quoted: bytes
-    proto: int
-    key: bytes
-    l4: int
 
     @property
     def mtu(self) -> int:
@@ -73,23 +49,17 @@ class IcmpError(NamedTuple):
     @property
     def is_too_big(self) -> bool:
         """Whether our packet had DF set and did not fit."""
-        return self.type == UNREACHABLE and self.code == FRAGMENTATION_NEEDED
+        return self.kind == icmp.UNREACHABLE and self.code == icmp.FRAGMENTATION_NEEDED
 
     @property
-    def reply_key(self) -> bytes:
-        """``key`` as it reads in a packet from the peer to us."""
-        key = self.key
-        return key[4:8] + key[:4] + key[10:12] + key[8:10]
+    def is_hard(self) -> bool:
+        """Whether the destination says that it does not do this at all (RFC 1122 section 4.2.3.9)."""
+        return self.kind == icmp.UNREACHABLE and self.code in (icmp.PROTOCOL_UNREACHABLE, icmp.PORT_UNREACHABLE)
 
     @property
     def text(self) -> str:
         """The error in a few words, for a person."""
-        return f"ICMP type {self.type} code {self.code} from {ipv4.text(self.offender)}"
-
-    @property
-    def is_hard(self) -> bool:
-        """Whether the destination says that it does not do this at all: protocol or port (RFC 1122 section 4.2.3.9)."""
-        return self.type == UNREACHABLE and self.code in (PROTOCOL_UNREACHABLE, PORT_UNREACHABLE)
+        return f"ICMP type {self.kind} code {self.code} from {ipv4.text(self.offender)}"
 
 
 @final
@@ -129,12 +99,6 @@ class Echo:
 
 def _size(item: Echo | IcmpError) -> int:
     return len(item.packet.frame if isinstance(item, Echo) else item.quoted) + 64
-
-
-def _echo(kind: int, ident: int, seq: int, payload: bytes) -> bytes:
-    """The 8 bytes of an echo message's header (RFC 792)."""
-    head = _ECHO.pack(kind, 0, 0, ident, seq)
-    return _ECHO.pack(kind, 0, checksum.finish(checksum.sum16(head) + checksum.sum16(payload)), ident, seq)
 
 
 @final
@@ -280,19 +244,19 @@ class Icmp:
 
     def on_packet_untrusted(self, packet: Packet, now: Micros) -> IcmpError | None:
         """Take one ICMP message whose checksum holds, sent to one host. Returns the error it reports, if any."""
-        if packet.payload_len < 8:
-            self._counters.bump("icmp.short")
+        message = icmp.parse_untrusted(packet.frame, packet.l4, packet.end, self._counters)
+        if message is None:
             return None
-        kind = packet.frame[packet.l4]
-        if kind == ECHO_REQUEST:
+        kind = message.kind
+        if kind == icmp.ECHO_REQUEST:
             self._on_request(packet, now)
-        elif kind == ECHO_REPLY:
+        elif kind == icmp.ECHO_REPLY:
             self._on_reply(packet)
-        elif kind in _ERRORS:
-            return self._on_error_untrusted(packet)
-        elif kind == SOURCE_QUENCH:
+        elif kind in _REPORTED:
+            return self._on_error_untrusted(packet, message)
+        elif kind == icmp.SOURCE_QUENCH:
             self._counters.bump("icmp.source_quench_ignored")
-        elif kind == REDIRECT:
+        elif kind == icmp.REDIRECT:
             self._counters.bump("icmp.redirect_ignored")
         else:
             # RFC 1122 section 3.2.2: silently.
@@ -321,35 +285,30 @@ class Icmp:
         else:
             self._counters.bump("icmp.queue_full")
 
-    def _on_error_untrusted(self, packet: Packet) -> IcmpError | None:
-        """Read what an error quotes of our packet: its IP header and 8 bytes, or it is about nothing of ours."""
-        frame = packet.frame
-        kind, code, _, extra = _HEADER.unpack_from(frame, packet.l4)
-        quoted = frame[packet.l4 + 8 : packet.end]
-        header = (quoted[0] & 15) << 2 if quoted else 0
-        if header < 20 or quoted[0] >> 4 != 4 or len(quoted) < header + 8:
-            self._counters.bump("icmp.bad_quote")
+    def _on_error_untrusted(self, packet: Packet, message: icmp.Message) -> IcmpError | None:
+        """Read what an error quotes: the start of a packet of ours, or it is no business of ours."""
+        quote = icmp.parse_quote_untrusted(packet.frame, message.start, message.end, self._counters)
+        if quote is None:
             return None
-        if int.from_bytes(quoted[6:8], "big") & IP_OFFSET:
-            self._counters.bump("icmp.bad_quote")
-            return None
-        # We sent it, so its source is the destination of the error.
-        if quoted[12:16] != packet.dst:
+        # Whoever is told of the error sent the packet; and a later fragment does not say whose it is.
+        if quote.src != packet.dst or quote.fragment & IP_OFFSET:
             self._counters.bump("icmp.foreign_quote")
             return None
         self._counters.bump("icmp.errors_received")
-        key = quoted[12:20] + quoted[header : header + 4]
-        return IcmpError(kind, code, extra, packet.src, quoted, quoted[9], key, header)
+        quoted = packet.frame[message.start : message.end]
+        return IcmpError(message.kind, message.code, message.rest, packet.src, quote, quoted)
 
     def on_error(self, error: IcmpError) -> bool:
         """Hand an error about an echo request of ours to its endpoint; False when there is none."""
-        if error.quoted[error.l4] != ECHO_REQUEST:
+        if error.quoted[(error.quoted[0] & 15) << 2] != icmp.ECHO_REQUEST:
             return False
-        endpoint = self._pings.get(int.from_bytes(error.quoted[error.l4 + 4 : error.l4 + 6], "big"))
+        endpoint = self._pings.get(error.quote.seq >> 16)
         if endpoint is None:
             return False
         if endpoint.deliver(error):
             self._signals.signal(endpoint, DATAGRAM)
+        else:
+            self._counters.bump("icmp.queue_full")
         return True
 
     # ------------------------------------------------------------------------------------------------------- sending
@@ -360,13 +319,14 @@ class Icmp:
         if source is None:
             self._counters.bump("ipv4.no_route")
             return False
-        head = _echo(ECHO_REQUEST, ident, seq, payload)
-        return self._output.send(source, destination, PROTO_ICMP, head, payload, now)
+        return self._send(source, destination, icmp.build_echo(icmp.ECHO_REQUEST, ident, seq, payload), now)
 
     def send_reply(self, source: bytes, destination: bytes, ident: int, seq: int, payload: bytes, now: Micros) -> bool:
         """Send an echo reply; its data is the request's (RFC 1122 section 3.2.2.6)."""
-        head = _echo(ECHO_REPLY, ident, seq, payload)
-        return self._output.send(source, destination, PROTO_ICMP, head, payload, now)
+        return self._send(source, destination, icmp.build_echo(icmp.ECHO_REPLY, ident, seq, payload), now)
+
+    def _send(self, source: bytes, destination: bytes, message: bytes, now: Micros) -> bool:
+        return self._output.send(source, destination, PROTO_ICMP, message[:8], memoryview(message)[8:], now)
 
     def send_error(
         self, about: Packet | bytes, kind: int, code: int, *, source: bytes, extra: int = 0, now: Micros
@@ -379,30 +339,28 @@ class Icmp:
             extra: the second word of the ICMP header (the next-hop MTU, a pointer).
         """
         if isinstance(about, Packet):
-            original = about.frame[about.l3 : min(about.end, about.l3 + _MAX_QUOTE)]
-            to_all = ethernet.is_group(about.dst_mac())
+            original = about.frame[about.l3 : about.end]
+            deserved = icmp.may_report(about)
         else:
-            original = about[:_MAX_QUOTE]
-            to_all = False
-        if to_all or not self._deserves_error(original):
+            original = about
+            deserved = True
+        if not deserved or not self._deserves_error(original):
             self._counters.bump("icmp.error_suppressed")
             return False
         if not self._bucket.take(now):
             self._counters.bump("icmp.error_rate_limited")
             return False
-        head = _HEADER.pack(kind, code, 0, extra)
-        head = _HEADER.pack(kind, code, checksum.finish(checksum.sum16(head) + checksum.sum16(original)), extra)
         self._counters.bump("icmp.errors_sent")
-        return self._output.send(source, original[12:16], PROTO_ICMP, head, original, now)
+        return self._send(source, original[12:16], icmp.build_error(kind, code, original, extra), now)
 
     def _deserves_error(self, original: bytes) -> bool:
         """Not for an error, a group, a later fragment, or a sender that is not one host (RFC 1122 section 3.2.2)."""
         header = (original[0] & 15) << 2 if original else 0
-        if header < 20 or original[0] >> 4 != 4 or len(original) < header + 1:
+        if header < 20 or original[0] >> 4 != 4 or len(original) <= header:
             return False
-        source, destination = original[12:16], original[16:20]
         if int.from_bytes(original[6:8], "big") & IP_OFFSET:
             return False
-        if original[9] == PROTO_ICMP and original[header] in _NEVER_ANSWERED:
+        if original[9] == PROTO_ICMP and original[header] in icmp.ERRORS:
             return False
+        source, destination = original[12:16], original[16:20]
         return self._addressing.is_valid_peer(source) and self._addressing.is_valid_peer(destination)

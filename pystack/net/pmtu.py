@@ -15,6 +15,18 @@ FLOOR: Final = 552
 RFC 1191 section 3 forbids only values below 68, but every host must take 576 bytes (RFC 1122 section 3.3.2).
 """
 
+_PLATEAUS: Final = (32_000, 17_914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68)
+"""Sizes that links were built with (RFC 1191 section 7.1)."""
+
+
+def next_mtu(reported: int, total_length: int) -> int:
+    """The MTU that a "fragmentation needed" means: the one it reports, or without that a guess (RFC 1191 section 5).
+
+    Args:
+        reported: 0 from a router that does not say. total_length: of the packet that was too big.
+    """
+    return reported or next((plateau for plateau in _PLATEAUS if plateau < total_length), _PLATEAUS[-1])
+
 
 @final
 class PathMtus:

@@ -240,11 +240,12 @@ class Udp:
 
     def on_error(self, error: IcmpError) -> bool:
         """Hand an error to the endpoint that sent what it quotes; False when there is none."""
-        src, port = error.key[:4], int.from_bytes(error.key[8:10], "big")
+        key = error.quote.key
+        src, port = key[:4], int.from_bytes(key[8:10], "big")
         endpoint = self._bound.get((src, port)) or self._bound.get((None, port)) or self._any
         if endpoint is None:
             return False
-        remote = (error.key[4:8], int.from_bytes(error.key[10:12], "big"))
+        remote = (key[4:8], int.from_bytes(key[10:12], "big"))
         if endpoint.remote is not None and endpoint.remote != remote:
             return False
         endpoint.deliver_error(error)
