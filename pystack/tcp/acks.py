@@ -15,6 +15,10 @@ from pystack.timers import NEVER
 from pystack.wire.packet import FIN, SYN, Packet
 from pystack.wire.tcp import TcpOptions
 
+_SAMPLE_EVERY: Final[Micros] = 5_000
+"""RFC 6298 section 3 wants one sample per round trip. Below this pause more of them cannot move an RTO with a minimum of
+tens of milliseconds, and would cost every small exchange."""
+
 
 def ack_field(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micros) -> bool:
     """Step 5. False when the segment ends here."""
@@ -121,7 +125,9 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
         if ack >= c.timed_seq:
             c.rtt = c.rtt.sample(now - c.timed_at)
             c.timed_at = NEVER
+            c.timed_again_at = now + _SAMPLE_EVERY
             c.backoff = 0
+            c.update_rto()
     elif echo and c.backoff:
         # Karn's ambiguity does not touch timestamps (RFC 7323 section 4.1), but a lost ACK does: the answer to a duplicate
         # echoes the first copy, and its age would count the time-out itself as a round trip.
@@ -129,6 +135,7 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
         if elapsed * 1000 <= now - c.resent_at:
             c.rtt = c.rtt.sample(max(elapsed, 1) * 1000)
         c.backoff = 0
+        c.update_rto()
     c.retransmits = 0
     c.probes = 0
     c.first_rtx_at = NEVER
@@ -139,7 +146,7 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
     else:
         c.dup_acks = 0
         c.cc.on_ack(acked, flight)
-    c.rtx_at = now + c.rto() if c.snd_max > ack else NEVER
+    c.rtx_at = now + c.rto if c.snd_max > ack else NEVER
     if not c.events:
         c.engine.ready.append(c)
     c.events |= events.SENT

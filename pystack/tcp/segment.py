@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Final, final
 
 from pystack.frame import Buffer, TxFrame
@@ -27,6 +28,17 @@ _GSO_TCPV4: Final = 1
 _GSO_TCPV6: Final = 4
 _CSUM_OFFSET: Final = 16
 _MAX_IP_PACKET: Final = 65_535
+_MAX_TRAINS: Final = 16
+_PORTS: Final = struct.Struct("!HH")
+_MIDDLE: Final = struct.Struct("!HHBB")
+
+
+@cache
+def _layout(vnet_hdr_len: int, version: int) -> struct.Struct:
+    """Front, what varies in IP, and TCP's fixed header; shared by all connections."""
+    if version == 4:
+        return struct.Struct(f"!{vnet_hdr_len + 16}sH6sH12sIIHHHH")
+    return struct.Struct(f"!{vnet_hdr_len + 18}sH38sIIHHHH")
 
 
 @final
@@ -38,7 +50,7 @@ class SegmentWriter:
     """
 
     __slots__ = (
-        "_const_sum", "_head_gso", "_head_one", "_ip_sum", "_middle", "_pack", "_path", "_seen_mac", "_tail",
+        "_const_sum", "_ip_sum", "_l2l3", "_middle", "_pack", "_path", "_plain", "_seen_mac", "_tail", "_trains",
         "_version", "gso",
     )  # fmt: skip
 
@@ -47,36 +59,31 @@ class SegmentWriter:
         self._version = path.version
         link = path.link
         self.gso = bool(link.vnet_hdr_len) and link.tx_checksum and (link.tso4 if self._version == 4 else link.tso6)
+        self._pack = _layout(link.vnet_hdr_len, self._version).pack
         addresses = path.src + path.dst
-        ports = struct.pack("!HH", sport, dport)
+        ports = _PORTS.pack(sport, dport)
         self._const_sum = checksum.sum16(addresses) + PROTO_TCP
         if self._version == 4:
-            self._middle = struct.pack("!HHBB", 0, IP_DF, path.ttl, PROTO_TCP)
+            self._middle = _MIDDLE.pack(0, IP_DF, path.ttl, PROTO_TCP)
             self._tail = addresses + ports
-            fixed = struct.pack("!BB", 0x45, path.tos) + self._middle + addresses
-            self._ip_sum = checksum.sum16(fixed)
-            self._pack = struct.Struct(f"!{link.vnet_hdr_len + 16}sH6sH12sIIHHHH").pack
+            self._ip_sum = (0x4500 | path.tos) + checksum.sum16(self._middle + addresses)
         else:
             self._middle = b""
-            self._tail = struct.pack("!BB", PROTO_TCP, path.ttl) + addresses + ports
+            self._tail = bytes((PROTO_TCP, path.ttl)) + addresses + ports
             self._ip_sum = 0
-            self._pack = struct.Struct(f"!{link.vnet_hdr_len + 18}sH38sIIHHHH").pack
-        self._seen_mac: bytes | None = None
-        self._head_one = self._head_gso = {0: b""}
-        self._heads()
+        self._fronts()
 
-    def _heads(self) -> None:
-        """(Re)make the constant fronts: they depend on the neighbour's address, which may become known later."""
+    def _fronts(self) -> None:
+        """(Re)make what stands in front: it depends on the neighbour's address, which may become known later."""
         path = self._path
         self._seen_mac = path.dst_mac
-        version = self._version
         ethernet = (path.dst_mac or bytes(6)) + path.src_mac
-        if version == 4:
-            l2l3 = ethernet + struct.pack("!HBB", ETHERTYPE_IPV4, 0x45, path.tos)
+        if self._version == 4:
+            self._l2l3 = ethernet + struct.pack("!HBB", ETHERTYPE_IPV4, 0x45, path.tos)
         else:
-            l2l3 = ethernet + struct.pack("!HI", ETHERTYPE_IPV6, 6 << 28 | path.tos << 20)
-        self._head_one = {0: self._vnet(0, 0) + l2l3}
-        self._head_gso = {0: l2l3}
+            self._l2l3 = ethernet + struct.pack("!HI", ETHERTYPE_IPV6, 6 << 28 | path.tos << 20)
+        self._plain = self._vnet(0, 0) + self._l2l3
+        self._trains: dict[int, bytes] = {}
 
     def _vnet(self, header: int, gso_size: int) -> bytes:
         """A virtio_net_hdr: for one segment, or with ``gso_size`` for a train whose headers take ``header`` bytes."""
@@ -91,15 +98,14 @@ class SegmentWriter:
             body = _VNET.pack(VNET_DATA_VALID if link.rx_checksum else 0, 0, 0, 0, 0, 0)
         return body + bytes(link.vnet_hdr_len - len(body))
 
-    def _front(self, header: int, gso_size: int) -> bytes:
-        if not gso_size:
-            return self._head_one[0]
+    def _train(self, header: int, gso_size: int) -> bytes:
+        """The front of a frame that the link is to cut into segments of ``gso_size``."""
         key = header << 16 | gso_size
-        front = self._head_gso.get(key)
+        front = self._trains.get(key)
         if front is None:
-            if len(self._head_gso) > 16:
-                self._heads()
-            front = self._head_gso[key] = self._vnet(header, gso_size) + self._head_gso[0]
+            if len(self._trains) > _MAX_TRAINS:
+                self._trains.clear()
+            front = self._trains[key] = self._vnet(header, gso_size) + self._l2l3
         return front
 
     def write(
@@ -119,7 +125,7 @@ class SegmentWriter:
         """
         path = self._path
         if path.dst_mac is not self._seen_mac:
-            self._heads()
+            self._fronts()
         tcp_header = 20 + len(options)
         tcp_len = tcp_header + payload_len
         offset_flags = tcp_header << 10 | flags
@@ -140,14 +146,14 @@ class SegmentWriter:
             )
             check = -(total + checksum.sum_buffers(payload)) % 0xFFFF
         if self._version == 4:
-            front = self._front(54 + len(options), gso_size)
+            front = self._train(34 + tcp_header, gso_size) if gso_size else self._plain
             ip_len = 20 + tcp_len
             ip_check = -(self._ip_sum + ip_len) % 0xFFFF
             header = self._pack(
                 front, ip_len, self._middle, ip_check, self._tail, seq, ack, offset_flags, window, check, urgent
             )
         else:
-            front = self._front(74 + len(options), gso_size)
+            front = self._train(54 + tcp_header, gso_size) if gso_size else self._plain
             header = self._pack(front, tcp_len, self._tail, seq, ack, offset_flags, window, check, urgent)
         if options:
             header += options

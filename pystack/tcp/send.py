@@ -42,7 +42,7 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
     if not c.path.ready:
         # Unresolved neighbour: the timer runs all the same, so that the attempt ends.
         if c.rtx_at == NEVER and state != TIME_WAIT:
-            c.rtx_at = now + c.rto()
+            c.rtx_at = now + c.rto
         arm(c)
         return True
     done = True
@@ -62,7 +62,7 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
         and state > SYN_RECEIVED
     ):
         # Nothing in flight and something to send: the window is closed or too small. The same timer probes it.
-        c.rtx_at = now + c.rto()
+        c.rtx_at = now + c.rto
     if c.config.keepalive:
         arm_keepalive(c, now)
     arm(c)
@@ -127,7 +127,7 @@ def _send_syn(c: Connection, now: Micros, out: list[TxFrame]) -> None:
         c.timed_at = NEVER
         c.counters.bump("tcp.syn_retransmitted")
     if c.rtx_at == NEVER:
-        c.rtx_at = now + c.rto()
+        c.rtx_at = now + c.rto
 
 
 def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> int:
@@ -161,13 +161,13 @@ def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> 
             c.timed_at = NEVER  # Karn: an ACK would not say which copy it is for
     if following > c.snd_max:
         c.snd_max = following
-        if c.timed_at == NEVER:
+        if c.timed_at == NEVER and now >= c.timed_again_at:
             # An ACK of a byte that was never sent before can only be for this copy, whatever comes before it.
             c.timed_seq = following
             c.timed_at = now
     c.override = False
     if c.rtx_at == NEVER:
-        c.rtx_at = now + c.rto()
+        c.rtx_at = now + c.rto
     c.keepalive_at = NEVER
     return following
 
@@ -179,7 +179,7 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
     edge = c.snd_una + c.snd_wnd
     room = c.cc.cwnd - _pipe(c)
     mss = c.mss
-    if c.snd_max == c.snd_una and now - c.idle_since > c.rto() and c.retransmits == 0:
+    if c.snd_max == c.snd_una and now - c.idle_since > c.rto and c.retransmits == 0:
         c.cc.on_idle()
         room = c.cc.cwnd
     while len(out) < limit:

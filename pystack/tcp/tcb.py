@@ -63,6 +63,7 @@ class Connection:
         snd_max: the highest number ever sent. ``snd_nxt`` falls back to SND.UNA after a timeout; snd_max never does.
             Invariant: snd_una <= snd_nxt <= snd_max.
         rcv_adv: the right edge of the window as last advertised; it never moves to the left (SHLD-14).
+        rto: the retransmission timeout that ``rtt`` and ``backoff`` give.
         recover: end of the recovery under way (RFC 6582), or the snd_max of the last timeout.
         rtx_nxt: the next number to consider for retransmission within a recovery (RFC 6675's HighRxt).
         rtx_at: when the retransmission timer, which is the persist timer while the window is closed, fires.
@@ -76,9 +77,9 @@ class Connection:
         "fin_queued", "fin_wait_at", "first_rtx_at", "gone", "idle_since", "in_recovery", "irs", "iss", "keep_probes",
         "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd", "mss",
         "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt", "rcv_wscale",
-        "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits", "rtt", "rtx_at", "rtx_nxt",
+        "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits", "rto", "rtt", "rtx_at", "rtx_nxt",
         "rx", "sack_ok", "segment_limit", "sendbuf", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
-        "snd_wscale", "soft_error", "state", "time_wait_at", "timed_at", "timed_seq", "ts_offset",
+        "snd_wscale", "soft_error", "state", "time_wait_at", "timed_again_at", "timed_at", "timed_seq", "ts_offset",
         "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx", "urgent_until", "user", "writer",
     )  # fmt: skip
 
@@ -130,11 +131,13 @@ class Connection:
         self.rtx_nxt = iss
         self.retransmits = 0
         self.rtt = RttEstimate()
+        self.rto: Micros = config.rto_initial  # with its back-off; see update_rto
         self.backoff = 0
         self.resent_at: Micros = 0  # when the retransmission timer fired last
         self.probes = 0
         self.timed_seq = 0
         self.timed_at: Micros = NEVER
+        self.timed_again_at: Micros = 0
         # Receiving.
         self.irs = 0
         self.rcv_nxt = 0
@@ -352,11 +355,11 @@ class Connection:
         limit = self.path.mtu - (40 if self.path.version == 4 else 60)
         return min(limit, self.config.mss) if self.config.mss else limit
 
-    def rto(self) -> Micros:
-        """The timeout with its back-off (RFC 6298 rules 5.5 and 2.5)."""
+    def update_rto(self) -> None:
+        """Follow a change of ``rtt`` or ``backoff`` (RFC 6298 rules 2.5 and 5.5)."""
         config = self.config
         base = self.rtt.rto(config.rto_initial, config.rto_min, config.rto_max)
-        return min(base << self.backoff, config.rto_max)
+        self.rto = min(base << self.backoff, config.rto_max)
 
     def ts_now(self, now: Micros) -> int:
         """Our timestamp clock: milliseconds with an offset of the connection's own (RFC 7323 section 5.4)."""

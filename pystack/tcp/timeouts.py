@@ -58,7 +58,7 @@ def _on_retransmission_timer(c: Connection, now: Micros) -> None:
         c.mark()
         return
     if c.first_rtx_at == NEVER:
-        c.first_rtx_at = now - c.rto()
+        c.first_rtx_at = now - c.rto
     patience = c.config.syn_timeout if c.state <= SYN_RECEIVED else c.config.data_timeout
     if now - c.first_rtx_at >= patience and (c.retransmits >= _MIN_RETRANSMITS or c.state <= SYN_RECEIVED):
         c.counters.bump("tcp.gave_up")
@@ -79,7 +79,8 @@ def _on_retransmission_timer(c: Connection, now: Micros) -> None:
         c.recover = c.snd_max
         c.snd_nxt = c.snd_una
     c.backoff = min(c.backoff + 1, _MAX_BACKOFF)
-    c.rtx_at = now + c.rto()
+    c.update_rto()
+    c.rtx_at = now + c.rto
     c.mark()
 
 
@@ -94,7 +95,8 @@ def _probe(c: Connection, now: Micros) -> None:
         return
     c.counters.bump("tcp.window_probe")
     c.backoff = min(c.backoff + 1, _MAX_BACKOFF)
-    c.rtx_at = now + min(c.rto(), c.config.persist_max)
+    c.update_rto()
+    c.rtx_at = now + min(c.rto, c.config.persist_max)
     if c.path.ready:
         n = 1 if c.snd_una < c.sendbuf.end else 0
         out: list[TxFrame] = []
