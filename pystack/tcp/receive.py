@@ -79,11 +79,14 @@ def _in_order(c: Connection, p: Packet, now: Micros) -> bool:
         return False
     if ack != una:
         acknowledged(c, ack, now, echo)
-        if c.sendbuf.end > c.snd_nxt or c.fin_queued:
-            c.mark()
     window = p.window << c.snd_wscale
     if window != c.snd_wnd:
-        set_window(c, window)
+        if c.snd_wnd and window <= c.max_snd_wnd:
+            c.snd_wnd = window
+        else:
+            set_window(c, window)
+    if not c.dirty and (c.sendbuf.end > c.snd_nxt or c.fin_queued):
+        c.mark()
     c.snd_wl1 = rcv_nxt
     c.snd_wl2 = ack
     if n:
