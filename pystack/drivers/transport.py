@@ -82,8 +82,10 @@ class StackTransport(asyncio.Transport):
         self._closing = False
         self._connected = False  # connection_made was called
         self._lost = False  # connection_lost is going to be called
+        self._over = False  # the connection has ended; what it received may still be unread
         self._reading = True
         self._eof_told = False
+        self._over = False  # closed in good order on both sides, but a paused protocol has yet to read the rest
         self._protocol_paused = False
         self.set_protocol(protocol)
         self.set_write_buffer_limits()
@@ -99,14 +101,14 @@ class StackTransport(asyncio.Transport):
         if flags & (DATA | EOF):
             self._deliver()
         if flags & CLOSED:
+            self._over = True
             self._closed()
 
     def start(self) -> None:
         """Begin with a connection that is established already: one that a listener gave."""
+        self._over = self._connection.state == state.CLOSED
         self._opened()
         self._deliver()
-        if self._connection.state == state.CLOSED:
-            self._closed()
 
     def fail(self, error: OSError) -> None:
         """End without a word to the peer: the stack has no link any more."""
@@ -140,12 +142,18 @@ class StackTransport(asyncio.Transport):
             )
             if not keep_open:
                 self.close()
+        if self._over:
+            self._closed()
+        if self._over and self._eof_told and not self._closing:
+            self._closing = True
+            self._lose(None)
 
     def _hand_over(self) -> None:
         protocol = self._protocol
         if isinstance(protocol, asyncio.BufferedProtocol):
             buffer = self._call(protocol.get_buffer, -1)
-            if buffer is None:
+            if not buffer:
+                self._force_close(RuntimeError("get_buffer() returned an empty buffer"))
                 return
             data = self._connection.read(len(buffer))
             buffer[: len(data)] = data
@@ -158,6 +166,8 @@ class StackTransport(asyncio.Transport):
     def _closed(self) -> None:
         error = error_of(self._connection)
         self._told_open(error or _ERRORS[TcpError.ABORTED]())
+        if error is None and self._connection.readable and not self._closing:
+            return  # the protocol has paused; `_deliver` comes back here when it has read everything
         if not self._closing:
             self._closing = True
             self._lose(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ def lab() -> Iterator[Lab]:
         pytest.fail(str(error), pytrace=False)
     with made:
         made.use_resolver(SERVER)
+        made.let_users_read(ROOT, sys.prefix, sys.base_prefix)
         yield made
 
 
@@ -70,14 +72,14 @@ def blob(lab: Lab) -> Path:
 
 @dataclass(frozen=True)
 class Pystack:
-    """The `pystack` command of the Python that runs the tests, started in the lab."""
+    """The `pystack` command of the Python that runs the tests (or of $PYSTACK), started in the lab."""
 
     lab: Lab
     as_user: bool
 
     @staticmethod
     def argv(*arguments: str) -> list[str]:
-        return [str(Path(sys.executable).with_name("pystack")), *arguments]
+        return [os.environ.get("PYSTACK") or str(Path(sys.executable).with_name("pystack")), *arguments]
 
     def __call__(
         self, *arguments: str, timeout: float = 60.0, stdin: bytes | None = None

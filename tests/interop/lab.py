@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -44,6 +45,14 @@ _TUN = """
 mount -t tmpfs -o mode=755 lab "$LAB_DIR"
 mknod -m 666 "$LAB_DIR/tun" c 10 200
 mount --bind "$LAB_DIR/tun" /dev/net/tun
+"""
+# $1: a folder that only root may enter, such as /root. An empty one covers it that shows nothing but $2... of it.
+_EXPOSE = """
+set -e
+cover=$1; shift
+for path; do mkdir -p "$LAB_DIR/kept$path"; mount --bind "$path" "$LAB_DIR/kept$path"; done
+mount -t tmpfs -o mode=755 cover "$cover"
+for path; do mkdir -p "$path"; mount --bind "$LAB_DIR/kept$path" "$path"; done
 """
 _HOLD = "echo ready; exec cat >/dev/null"  # lives until its stdin is closed, also when we are killed
 
@@ -108,6 +117,22 @@ class Lab:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def let_users_read(self, *paths: str | Path) -> None:
+        """Make `paths` readable to an ordinary user also where they lie in root's own folder."""
+        if self.rootless:
+            return
+        covers: dict[Path, list[Path]] = {}
+        for path in {Path(path).resolve() for path in paths}:
+            closed = [parent for parent in reversed(path.parents) if not parent.stat().st_mode & stat.S_IXOTH]
+            if closed:
+                covers.setdefault(closed[0], []).append(path)
+        for cover, kept in covers.items():
+            outer = [path for path in kept if not any(path.is_relative_to(other) and path != other for other in kept)]
+            environment = {**os.environ, "LAB_DIR": str(self._device)}
+            done = self.run(["sh", "-c", _EXPOSE, "sh", cover, *outer], env=environment, cwd="/")
+            if done.returncode:
+                raise LabError(f"{cover}: {done.stderr.decode(errors='replace').strip()}")
 
     def use_resolver(self, address: str) -> None:
         """Make `address` the resolver of everything that is started in the lab from now on."""

@@ -14,6 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 HTTP = 8000  # GET /big, /middle, /small/N; PUT anything: answers the SHA-256 of the body
 ECHO = 8001  # TCP: what came, at once; closes after the client
@@ -121,8 +122,7 @@ async def _listen(address: str, port: int, handler: object) -> None:
 
 class _UdpEcho(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.transport = transport
+        self.transport = cast("asyncio.DatagramTransport", transport)  # asyncio's own is no subclass in 3.11
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self.transport.sendto(data, addr)

@@ -153,7 +153,7 @@ def test_a_thousand_connections_leave_an_empty_flow_table(
 def test_the_hosts_loopback_is_reached_only_on_request(pystack: Pystack) -> None:
     listener = pystack.lab.popen(["nc", "-lk", "127.0.0.1", "8077"])
     try:
-        assert pystack.client("connect", GATEWAY, 8077)["outcome"] == "ECONNREFUSED"
+        assert pystack.client("connect", GATEWAY, 8077)["outcome"] in ("ECONNREFUSED", "ENETUNREACH")
         told = pystack.client("connect", GATEWAY, 8077, options=["--allow-host-loopback"])
         assert told["outcome"] == "connected"
     finally:
