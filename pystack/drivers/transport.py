@@ -85,7 +85,6 @@ class StackTransport(asyncio.Transport):
         self._over = False  # the connection has ended; what it received may still be unread
         self._reading = True
         self._eof_told = False
-        self._over = False  # closed in good order on both sides, but a paused protocol has yet to read the rest
         self._protocol_paused = False
         self.set_protocol(protocol)
         self.set_write_buffer_limits()
@@ -144,9 +143,6 @@ class StackTransport(asyncio.Transport):
                 self.close()
         if self._over:
             self._closed()
-        if self._over and self._eof_told and not self._closing:
-            self._closing = True
-            self._lose(None)
 
     def _hand_over(self) -> None:
         protocol = self._protocol
