@@ -242,7 +242,8 @@ class Udp:
         """Hand an error to the endpoint that sent what it quotes; False when there is none."""
         key = error.quote.key
         src, port = key[:4], int.from_bytes(key[8:10], "big")
-        endpoint = self._bound.get((src, port)) or self._bound.get((None, port)) or self._any
+        # An endpoint with an empty inbox has length 0: `or` would pass it over.
+        endpoint = self._bound.get((src, port), self._bound.get((None, port), self._any))
         if endpoint is None:
             return False
         remote = (key[4:8], int.from_bytes(key[10:12], "big"))
