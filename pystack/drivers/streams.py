@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, Self, TypeVar, cast, final
 
 from pystack.drivers.aio import Driver, monotonic
 from pystack.drivers.transport import StackDatagramTransport, StackTransport, os_error
-from pystack.errors import UsageError
+from pystack.errors import LinkClosed, UsageError
 from pystack.link.base import Link
 from pystack.net.icmp import Echo, PingEndpoint
 from pystack.stack import Stack
@@ -55,7 +55,7 @@ class AioStack:
     """A stack, its link and the driver between them. An async context manager; it owns ``link``.
 
     Leaving it closes what listens, gives what was written ``linger`` seconds to be delivered, and resets the rest.
-    When the link fails, every connection is lost with that error, and leaving raises it.
+    When the link fails, every connection is lost with an error, and leaving raises it; when it merely closes, it does not.
     """
 
     def __init__(self, stack: Stack, link: Link, *, linger: float = _LINGER_SECONDS) -> None:
@@ -86,7 +86,7 @@ class AioStack:
                 transport.abort()
             await asyncio.sleep(0)  # the driver's turn, in which a reset leaves
             self._running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, LinkClosed):
                 await self._running
         finally:
             self._link.close()
@@ -261,7 +261,7 @@ class AioStack:
         limit: int = _STREAM_LIMIT,
         backlog: int = 128,
     ) -> StackServer:
-        """Listen, and call ``client_connected_cb(reader, writer)`` for every connection, as ``asyncio.start_server``."""
+        """Listen and call ``client_connected_cb(reader, writer)`` for each connection, as ``asyncio.start_server``."""
         loop = self._check_running()
 
         def factory() -> asyncio.StreamReaderProtocol:
