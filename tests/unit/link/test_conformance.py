@@ -1,0 +1,35 @@
+"""The published conformance test over every link that needs no device."""
+
+from __future__ import annotations
+
+import pytest
+
+from pystack.testing.conformance import MakePair, check_link
+from tests.unit.link.pairs import OFFLOADED, memory_pair, qemu_pair
+
+
+@pytest.mark.parametrize(
+    "make_pair",
+    [
+        pytest.param(memory_pair(), id="virtual-time"),
+        pytest.param(memory_pair(wakeup=True), id="wakeup"),
+        pytest.param(memory_pair(wakeup=True, queue_frames=7), id="short-queue"),
+        pytest.param(memory_pair(OFFLOADED), id="offload"),
+    ],
+)
+def test_memory_link_conforms(make_pair: MakePair) -> None:
+    check_link(make_pair)
+
+
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
+def test_qemu_client_conforms(address: tuple[str, int] | None) -> None:
+    check_link(lambda: qemu_pair(address), reports_close=False)  # the server waits for its next client
+
+
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0)], ids=["unix", "tcp"])
+def test_qemu_server_conforms(address: tuple[str, int] | None) -> None:
+    check_link(lambda: qemu_pair(address, server_left=True))
+
+
+def test_qemu_framing_with_a_virtio_header_conforms() -> None:
+    check_link(lambda: qemu_pair(info=OFFLOADED, server_left=True))
