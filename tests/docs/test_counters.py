@@ -1,0 +1,39 @@
+"""docs/reference/counters.md lists every counter that the code can bump, and none that it cannot."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reference" / "counters.md"
+LAYERS = (
+    "arp|capture|dhcp|dns|ethernet|gateway|host|icmp|icmpv6|impair|ip|ipv4|ipv6|link|neighbours|ping|qemu|slirp|stack|tap|"
+    "tcp|tftp|udp|vlan|vnet"
+)
+NAME = re.compile(rf"({LAYERS})\.[a-z0-9_]*[a-z0-9]")
+
+
+def counters_in_code() -> set[str]:
+    """Every string in pystack that has a counter's form: `layer.what`."""
+    found: set[str] = set()
+    files = set((ROOT / "pystack").rglob("*.py")) - {ROOT / "pystack" / "__init__.py"}  # which names modules
+    for path in sorted(files):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and NAME.fullmatch(node.value):
+                found.add(node.value)
+    return found
+
+
+def counters_in_docs() -> set[str]:
+    """The first cell of each row of the page's tables."""
+    return set(re.findall(r"^\| `([a-z0-9_.]+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_every_counter_is_documented() -> None:
+    assert sorted(counters_in_code() - counters_in_docs()) == []
+
+
+def test_no_counter_is_documented_that_does_not_exist() -> None:
+    assert sorted(counters_in_docs() - counters_in_code()) == []
