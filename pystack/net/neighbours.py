@@ -83,6 +83,11 @@ class Neighbour:
         self.deadline: Micros = NEVER
         self.armed_at: Micros = NEVER
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a path that is in use goes through here."""
+        return any(path.in_use for path in self.paths)
+
     def on_timer(self, now: Micros) -> None:
         """Ask again, ask anew, or go."""
         self._table.on_neighbour_timer(self, now)
@@ -192,7 +197,7 @@ class NeighbourTable:
     def _evict(self) -> bool:
         """Make room: the oldest entry that no connection goes through."""
         for neighbour in self._neighbours.values():
-            if not neighbour.paths:
+            if not neighbour.in_use:
                 self._remove(neighbour)
                 self._counters.bump("arp.evicted")
                 return True
@@ -228,7 +233,7 @@ class NeighbourTable:
         """The next step of an entry whose deadline has come."""
         neighbour.deadline = NEVER
         if neighbour.state == REACHABLE:
-            if neighbour.used or neighbour.paths:
+            if neighbour.used or neighbour.in_use:
                 neighbour.used = False
                 neighbour.state = PROBE
                 neighbour.requests = 0
@@ -238,7 +243,7 @@ class NeighbourTable:
             return
         self._drop_overdue(neighbour, now)
         if neighbour.requests >= _REQUESTS:
-            if not neighbour.paths and not neighbour.waiting:
+            if not neighbour.in_use and not neighbour.waiting:
                 self._counters.bump("arp.unresolved")
                 self._remove(neighbour)
                 return

@@ -19,9 +19,10 @@ class Path:
         src, dst: IP addresses, both of 4 or both of 16 bytes.
         mtu: bytes of the largest IP packet on this path; starts as the link's, lowered by path MTU discovery.
         ttl, tos: for the IP header.
+        in_use: cleared when its owner is done with it, though somebody may still hold the owner.
     """
 
-    __slots__ = ("__weakref__", "dst", "dst_mac", "link", "mtu", "src", "src_mac", "tos", "ttl")
+    __slots__ = ("__weakref__", "dst", "dst_mac", "in_use", "link", "mtu", "src", "src_mac", "tos", "ttl")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Path:
         self.src = src
         self.dst = dst
         self.mtu = link.mtu
+        self.in_use = True
         self.ttl = ttl
         self.tos = tos
 

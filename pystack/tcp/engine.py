@@ -254,6 +254,7 @@ class TcpEngine:
             return
         told = c.state == TIME_WAIT
         c.gone = True
+        c.path.in_use = False
         c.state = CLOSED
         c.deadline = NEVER
         c.rtx_at = c.ack_delay_at = c.time_wait_at = c.fin_wait_at = c.keepalive_at = NEVER
