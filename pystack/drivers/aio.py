@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol, cast, final, overload
 
 from pystack.clock import Micros
@@ -61,9 +61,9 @@ class HostSide(Protocol):
         """A descriptor that is readable when `poll` has something to do."""
 
     def poll(self, now: Micros) -> None:
-        """Tell the gateway what the host's sockets have to say."""
+        """Tell the gateway what the sockets have to say."""
 
-    def perform(self, requests: list[HostRequest], now: Micros) -> None:
+    def perform(self, requests: Sequence[HostRequest], now: Micros) -> None:
         """Carry out what the gateway asks for."""
 
 
@@ -81,6 +81,9 @@ class Driver:
         dispatch: called in every round after frames were received; hands the node's events to an application, and
             says whether there were any.
         clock: microseconds; must agree with ``loop.time()``.
+
+    Attributes:
+        frames_moved: frames that were received and sent so far.
     """
 
     @overload
@@ -113,6 +116,7 @@ class Driver:
         self._hostio = hostio
         self._dispatch = dispatch
         self._clock = clock
+        self.frames_moved = 0
         self._unsent: list[TxFrame] = []  # pulled from the node, refused by the link; nothing is pulled meanwhile
         self._tick_at: Micros = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -176,7 +180,7 @@ class Driver:
 
     def _rounds(self) -> None:
         """Serve link and host in turn until neither has anything to do, or the turn has taken its time."""
-        node, link, dispatch, clock = self._node, self._link, self._dispatch, self._clock
+        node, link, hostio, dispatch, clock = self._node, self._link, self._hostio, self._dispatch, self._clock
         receive = node.receive
         now = clock()
         until = now + _TURN
@@ -187,11 +191,12 @@ class Driver:
             received = link.recv(now, _BATCH)
             for frame in received:
                 receive(frame, now)
-            busy = bool(received)
-            if self._hostio is not None:
-                busy |= self._serve_host(self._hostio, now)
-            elif dispatch is not None:
-                busy |= dispatch()
+            busy = len(received)
+            self.frames_moved += busy
+            if hostio is not None:
+                self._serve_host(hostio, now)
+            if dispatch is not None:
+                busy += dispatch()
             if not (self._send(now) or busy):
                 return
             now = clock()
@@ -199,14 +204,11 @@ class Driver:
                 self.wake()
                 return
 
-    def _serve_host(self, hostio: HostSide, now: Micros) -> bool:
-        """Let the host side have its say and do what the gateway asks of it; whether it asked anything."""
+    def _serve_host(self, hostio: HostSide, now: Micros) -> None:
         hostio.poll(now)
         requests = cast("GatewayNode", self._node).requests()
-        if not requests:
-            return False
-        hostio.perform(requests, now)
-        return True
+        if requests:
+            hostio.perform(requests, now)
 
     def _send(self, now: Micros) -> bool:
         """Move frames from the node to the link; whether any were. What the link refuses is kept for later."""
@@ -215,6 +217,7 @@ class Driver:
             return False
         accepted = self._link.send(frames, now)
         self._unsent = frames[accepted:]
+        self.frames_moved += accepted
         return accepted > 0
 
     def _watch_link(self) -> None:

@@ -189,12 +189,15 @@ class CommandGuest:
     def __init__(self, pid: int, channel: _Channel) -> None:
         self.pid = pid
         self._channel = channel
+        self._reaped = False
 
     @classmethod
     def start(
         cls, command: Sequence[str], network: GuestNetwork, *, nameservers: Sequence[str], user_namespace: bool = True
     ) -> Self:
         """Fork the process that is going to be ``command``; it sets up its namespaces while the caller goes on.
+
+        What the command leaves behind becomes a child of the caller's process.
 
         Args:
             nameservers: what its resolv.conf names; empty: no resolver.
@@ -204,6 +207,7 @@ class CommandGuest:
             UsageError: the system refuses, with what to do about it.
         """
         parent = os.getpid()
+        linux.adopt_orphans()
         pid, channel = _fork(lambda end: _be_command(end, parent, command, network, nameservers, user_namespace))
         guest = cls(pid, channel)
         try:
@@ -233,10 +237,21 @@ class CommandGuest:
             status, _, sentence = text.partition(" ")
             raise CommandError(sentence, int(status))
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command, if it still runs."""
+        if not self._reaped:
+            os.kill(self.pid, number)
+
+    def reaped(self) -> None:
+        """Note that its end was seen by waitpid(2): the process id may belong to another one from now on."""
+        self._reaped = True
+
     def close(self) -> None:
         """End the process if it still runs, and reap it."""
         self._channel.close()
-        reap(self.pid, kill=True)
+        if not self._reaped:
+            self._reaped = True
+            reap(self.pid, kill=True)
 
 
 def _be_command(

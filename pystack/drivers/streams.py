@@ -55,7 +55,7 @@ class AioStack:
     """A stack, its link and the driver between them. An async context manager; it owns ``link``.
 
     Leaving it closes what listens, gives what was written ``linger`` seconds to be delivered, and resets the rest.
-    When the link fails, every connection is lost with an error, and leaving raises it; when it merely closes, it does not.
+    When the link fails, every connection is lost with an error, and leaving raises it, unless the link merely closed.
     """
 
     def __init__(self, stack: Stack, link: Link, *, linger: float = _LINGER_SECONDS) -> None:

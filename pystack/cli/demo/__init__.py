@@ -1,0 +1,1 @@
+"""`pystack demo`: a real client, a real server, and the stack between them."""

@@ -1,0 +1,111 @@
+"""A gateway at work on a link: what `run`, `attach` and `vm` have in common once they have a link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Self, final
+
+from pystack.cli.options import Settings
+from pystack.drivers.aio import Driver, monotonic
+from pystack.drivers.hostio import HostIO
+from pystack.link.base import Link
+from pystack.slirp.gateway import Gateway, GatewayConfig
+
+_DNS_PORT: Final = 53
+_SETTLE_SECONDS: Final = 0.02
+_LINGER_SECONDS: Final = 3.0
+
+
+def _wrapped(link: Link, settings: Settings) -> Link:
+    """The link with the faults and the capture that were asked for; the capture is of what the gateway sees."""
+    if settings.impair is not None:
+        from pystack.link.impair import ImpairLink  # noqa: PLC0415 - for those who ask for it
+        from pystack.link.impairment import Impairment  # noqa: PLC0415
+
+        seed = secrets.randbits(64) if settings.seed is None else settings.seed
+        link = ImpairLink(link, Impairment.parse(settings.impair), seed=seed)
+    return link
+
+
+@final
+class Session:
+    """A gateway, its host sockets, and the driver between them and a link. A context manager; it owns ``link``.
+
+    Args:
+        guest: the guest's address, 4 bytes, when we configured it ourselves.
+
+    Raises:
+        UsageError: a published port is taken, the capture cannot be written, a fault makes no sense.
+    """
+
+    def __init__(self, settings: Settings, link: Link, *, guest: bytes | None = None) -> None:
+        self.settings = settings
+        with contextlib.ExitStack() as undo:
+            undo.callback(link.close)
+            self.link = _wrapped(link, settings)
+            undo.pop_all()
+            undo.callback(self.link.close)
+            self.gateway = Gateway(
+                GatewayConfig(
+                    plan=settings.plan,
+                    allow_host_loopback=settings.allow_host_loopback,
+                    dns=settings.dns,
+                    resolvers=tuple((address, _DNS_PORT) for address in settings.resolvers),
+                    guest=guest,
+                ),
+                self.link.info,
+                seed=secrets.randbits(128),
+            )
+            self.hostio = HostIO(self.gateway)
+            undo.callback(self.hostio.close)
+            for publish in settings.publish:
+                self.hostio.publish(publish)
+            self.driver = Driver(self.gateway, self.link, self.hostio)
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def serve(self, until: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        """Serve until ``until()`` has ended and what the guest sent before is delivered; returns what it returned.
+
+        Raises:
+            PystackError: the link or the host side failed.
+        """
+        status = asyncio.run(self._serve(until()))
+        if self.settings.stats or self.settings.stats_json is not None:
+            from pystack.cli import stats  # noqa: PLC0415 - tables are for those who ask for them
+
+            stats.report(self)
+        return status
+
+    async def _serve(self, until: Coroutine[Any, Any, int]) -> int:
+        driving = asyncio.create_task(self.driver.run(), name="driver")
+        waiting = asyncio.create_task(until, name="until")
+        try:
+            await asyncio.wait({driving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if driving.done():
+                driving.result()
+            await self._settle(driving)
+            return waiting.result()
+        finally:
+            for task in (driving, waiting):
+                task.cancel()
+            await asyncio.gather(driving, waiting, return_exceptions=True)
+
+    async def _settle(self, driving: asyncio.Task[None]) -> None:
+        """Go on until the guest's last words are with the host: its kernel still sends what a program left to it."""
+        driver, flows = self.driver, self.gateway.tcp
+        deadline = monotonic() + int(_LINGER_SECONDS * 1e6)
+        moved = -1
+        while not driving.done() and monotonic() < deadline:
+            if moved == driver.frames_moved and all(flow.guest_eof for flow in flows.flows()):
+                return
+            moved = driver.frames_moved
+            await asyncio.sleep(_SETTLE_SECONDS)
