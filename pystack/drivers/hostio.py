@@ -94,22 +94,18 @@ class HostIO:
         return self._epoll.fileno()
 
     def serve(self, now: Micros) -> None:
-        """Carry out what the gateway requests and tell it what the host's sockets have to say."""
+        """Carry out what the gateway requests, and tell it what the host's sockets have to say."""
         if now >= self._look_at:
             self._look_at_resolvers(now)
-        gateway = self.gateway
-        requests = gateway.requests()
-        if requests:
-            self.perform(requests, now)
         self.poll(now)
         for _ in range(_ROUNDS):
-            requests = gateway.requests()
+            requests = self.gateway.requests()
             if not requests:
                 return
             self.perform(requests, now)
 
     def poll(self, now: Micros) -> None:
-        """Take what the sockets have to say."""
+        """Tell the gateway what the sockets have to say."""
         source_of = self._sources.get
         for fd, events in self._epoll.poll(0, _EVENTS_PER_TURN):
             # A source closes no descriptor but its own while it is told, so a number cannot have changed hands.

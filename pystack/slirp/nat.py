@@ -28,7 +28,7 @@ MAX_INBOUND_PEERS: Final = 4_096
 TCP_IDLE: Final[Micros] = 7_440 * SECOND
 """2 h 4 min without a byte in either direction, in an established connection (RFC 5382 REQ-5)."""
 TCP_HALF_CLOSED_IDLE: Final[Micros] = 1_200 * SECOND
-"""The same once one direction is closed. RFC 5382 allows 4 minutes; the answer to a half-closed request may take more."""
+"""The same once one direction is closed. RFC 5382 allows 4 minutes; a server may think for longer."""
 TCP_DIAL: Final[Micros] = 135 * SECOND
 """A dial that the host has not decided: longer than Linux itself tries (127 s with the default of 6 SYNs)."""
 TCP_DRAIN: Final[Micros] = SECOND
