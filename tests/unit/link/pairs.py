@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 from pystack.frame import LinkInfo
 from pystack.link import memory
 from pystack.link.base import Link
+from pystack.link.impair import ImpairLink, Impairment
 from pystack.link.memory import ETHERNET
 from pystack.link.qemu import QemuLink
 from pystack.link.sockets import Address
@@ -42,3 +43,13 @@ def qemu_pair(
         assert server.recv(0) == []  # accepts
         assert server.connected
         yield (server, client) if server_left else (client, server)
+
+
+def impaired_pair(impairment: Impairment, info: LinkInfo = ETHERNET, *, wakeup: bool = False) -> MakePair:
+    """A pair in memory whose left link is impaired in both directions."""
+
+    def make() -> AbstractContextManager[Pair]:
+        left, right = memory.pair(info, wakeup=wakeup)
+        return both(ImpairLink(left, impairment, seed=1), right)
+
+    return make

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pystack.frame import LinkInfo
+from pystack.link.impair import Impairment
+from pystack.link.memory import ETHERNET
 from pystack.testing.conformance import MakePair, check_link
-from tests.unit.link.pairs import OFFLOADED, memory_pair, qemu_pair
+from tests.unit.link.pairs import OFFLOADED, impaired_pair, memory_pair, qemu_pair
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,11 @@ def test_qemu_server_conforms(address: tuple[str, int] | None) -> None:
 
 def test_qemu_framing_with_a_virtio_header_conforms() -> None:
     check_link(lambda: qemu_pair(info=OFFLOADED, server_left=True))
+
+
+@pytest.mark.parametrize("wakeup", [False, True], ids=["virtual-time", "wakeup"])
+@pytest.mark.parametrize("info", [ETHERNET, OFFLOADED], ids=["plain", "offload"])
+@pytest.mark.parametrize("impairment", [Impairment(), Impairment(delay=1)], ids=["nothing", "least-delay"])
+def test_impaired_link_without_faults_conforms(impairment: Impairment, info: LinkInfo, *, wakeup: bool) -> None:
+    # A link that holds frames loses them when it is closed.
+    check_link(impaired_pair(impairment, info, wakeup=wakeup), reports_close=impairment.nothing)
