@@ -11,6 +11,7 @@ from typing import Any, Final, Self, final
 from pystack.cli.options import Settings
 from pystack.drivers.aio import Driver, monotonic
 from pystack.drivers.hostio import HostIO
+from pystack.drivers.resolvers import RESOLV_CONF
 from pystack.link.base import Link
 from pystack.slirp.gateway import Gateway, GatewayConfig
 
@@ -59,10 +60,10 @@ class Session:
                 self.link.info,
                 seed=secrets.randbits(128),
             )
-            self.hostio = HostIO(self.gateway)
+            self.hostio = HostIO(
+                self.gateway, publish=settings.publish, resolv_conf=None if settings.resolvers else RESOLV_CONF
+            )
             undo.callback(self.hostio.close)
-            for publish in settings.publish:
-                self.hostio.publish(publish)
             self.driver = Driver(self.gateway, self.link, self.hostio)
             self._undo = undo.pop_all()
 

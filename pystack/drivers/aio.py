@@ -12,13 +12,12 @@ import asyncio
 import contextlib
 import select
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol, cast, final, overload
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, final
 
 from pystack.clock import Micros
 from pystack.frame import TxFrame
 from pystack.link.base import Link
-from pystack.slirp.requests import HostRequest
 from pystack.timers import NEVER
 
 _BATCH: Final = 64
@@ -47,24 +46,14 @@ class Node(Protocol):
         """When `tick` is due next."""
 
 
-class GatewayNode(Node, Protocol):
-    """A node that asks for host sockets (`pystack.slirp.gateway.Gateway`)."""
-
-    def requests(self) -> list[HostRequest]:
-        """What the host side shall do; drained."""
-
-
 class HostSide(Protocol):
     """The host sockets of a gateway (`pystack.drivers.hostio.HostIO`). Nothing here blocks."""
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `poll` has something to do."""
+        """A descriptor that is readable when `serve` has something to do."""
 
-    def poll(self, now: Micros) -> None:
-        """Tell the gateway what the sockets have to say."""
-
-    def perform(self, requests: Sequence[HostRequest], now: Micros) -> None:
-        """Carry out what the gateway asks for."""
+    def serve(self, now: Micros) -> None:
+        """Carry out what the gateway requests, and tell it what the host's sockets have to say."""
 
 
 def monotonic() -> Micros:
@@ -85,22 +74,6 @@ class Driver:
     Attributes:
         frames_moved: frames that were received and sent so far.
     """
-
-    @overload
-    def __init__(
-        self, node: GatewayNode, link: Link, hostio: HostSide, *, clock: Callable[[], Micros] = monotonic
-    ) -> None: ...
-
-    @overload
-    def __init__(
-        self,
-        node: Node,
-        link: Link,
-        hostio: None = None,
-        *,
-        dispatch: Callable[[], bool] | None = None,
-        clock: Callable[[], Micros] = monotonic,
-    ) -> None: ...
 
     def __init__(
         self,
@@ -194,7 +167,7 @@ class Driver:
             busy = len(received)
             self.frames_moved += busy
             if hostio is not None:
-                self._serve_host(hostio, now)
+                hostio.serve(now)
             if dispatch is not None:
                 busy += dispatch()
             if not (self._send(now) or busy):
@@ -203,12 +176,6 @@ class Driver:
             if now >= until:
                 self.wake()
                 return
-
-    def _serve_host(self, hostio: HostSide, now: Micros) -> None:
-        hostio.poll(now)
-        requests = cast("GatewayNode", self._node).requests()
-        if requests:
-            hostio.perform(requests, now)
 
     def _send(self, now: Micros) -> bool:
         """Move frames from the node to the link; whether any were. What the link refuses is kept for later."""
