@@ -8,6 +8,7 @@ import contextlib
 import doctest
 import inspect
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -109,7 +110,8 @@ def _execute(block: Block) -> None:
             words[:1] = [sys.executable, "-m", "pystack.cli"]
         elif words[0] == "python":
             words[0] = sys.executable
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        environment = {**os.environ, "COLUMNS": "100"}
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
         printed += done.stdout + done.stderr
     assert printed.rstrip() == shown.rstrip(), f"{block.where}: this is not what the commands print"
 
