@@ -12,8 +12,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from tests.interop.lab import wait_for
 
 _PATIENCE = 20.0
+_IP_RECVERR = 11  # <linux/in.h>
 
 
 def connect(address: str, port: str) -> dict[str, object]:
@@ -41,6 +45,7 @@ def datagram(address: str, port: str, size: str) -> object:
     """The length of the echo of a datagram, or the error of waiting for it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as endpoint:
         endpoint.settimeout(_PATIENCE)
+        endpoint.setsockopt(socket.SOL_IP, _IP_RECVERR, 1)  # else Linux keeps "no route" from UDP (RFC 1122 4.1.3.3)
         endpoint.connect((address, int(port)))
         payload = bytes(index & 0xFF for index in range(int(size)))
         try:
@@ -56,8 +61,13 @@ def _name(error: OSError) -> str:
 
 
 def many(address: str, port: str, number: str, at_once: str) -> dict[str, int]:
-    """Open `number` connections, `at_once` at a time, and count how the exchanges of a line ended."""
-    return asyncio.run(_many(address, int(port), int(number), int(at_once)))
+    """Open `number` connections, `at_once` at a time, and count how the exchanges of a line ended.
+
+    Returns when every connection is closed on both sides.
+    """
+    outcomes = asyncio.run(_many(address, int(port), int(number), int(at_once)))
+    wait_for(lambda: not _open_connections(), "connections: closed", _PATIENCE)
+    return outcomes
 
 
 async def _many(address: str, port: int, number: int, at_once: int) -> dict[str, int]:
@@ -82,6 +92,12 @@ async def _many(address: str, port: int, number: int, at_once: int) -> dict[str,
 
     await asyncio.gather(*(one(index) for index in range(number)))
     return outcomes
+
+
+def _open_connections() -> bool:
+    """Whether this namespace has TCP sockets beyond TIME_WAIT and LISTEN (the fourth column of /proc/net/tcp)."""
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    return any(line.split()[3] not in ("06", "0A") for line in lines)
 
 
 _COMMANDS: dict[str, Callable[..., object]] = {

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,14 @@ class Pystack:
         """What a client of tests.interop.clients says behind the stack."""
         command = (sys.executable, "-m", "tests.interop.clients", *map(str, arguments))
         return json.loads(self.run(*command, options=options, timeout=timeout))
+
+    def client_and_stats(self, *arguments: object, timeout: float = 60.0) -> tuple[Any, Any]:
+        """`client`, and what the gateway counted until the client ended."""
+        with tempfile.TemporaryDirectory(dir=self.lab.directory) as directory:
+            Path(directory).chmod(0o777)
+            file = Path(directory, "stats.json")
+            told = self.client(*arguments, options=["--stats-json", str(file)], timeout=timeout)
+            return told, json.loads(file.read_text(encoding="utf-8"))["stats"]
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

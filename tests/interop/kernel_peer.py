@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Interface
 
-from pystack import AioStack, Link, Stack, StackConfig, TapLink
+from pystack import AioStack, ImpairLink, Link, Stack, StackConfig, TapLink
+from pystack.link.impairment import Impairment
 from tests.interop.lab import pauses
 
 KERNEL, OURS, PORT = "10.9.0.1", "10.9.0.2", 7000
@@ -126,7 +127,9 @@ def _join(scenario: Scenario) -> Link:
     tap = TapLink.open("kernel%d", offload=scenario.offload)
     for arguments in (f"address add {KERNEL}/24 dev {tap.name}", f"link set {tap.name} up"):
         subprocess.run(["ip", *arguments.split()], check=True)
-    return tap
+    if not scenario.impair:
+        return tap
+    return ImpairLink(tap, Impairment.parse(scenario.impair), seed=scenario.seed)
 
 
 async def main(scenario: Scenario) -> Report:

@@ -120,15 +120,18 @@ async def _listen(address: str, port: int, handler: object) -> None:
 # ------------------------------------------------------------------------------------------------------------- UDP
 
 
-class _UdpEcho(asyncio.DatagramProtocol):
+def _echo_datagrams(endpoint: socket.socket) -> None:
+    # asyncio swallows empty datagrams (until Python 3.13), sockets do not.
+    data, sender = endpoint.recvfrom(65536)
+    endpoint.sendto(data, sender)
+
+
+class _Udp(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.DatagramTransport", transport)  # asyncio's own is no subclass in 3.11
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.transport.sendto(data, addr)
 
-
-class _Dns(_UdpEcho):
+class _Dns(_Udp):
     """Knows the address of NAME (RFC 1035 4.1) and that nothing else exists."""
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
@@ -154,7 +157,9 @@ async def _main(address: str, directory: Path) -> None:
         (HANG_UP, _hang_up),
     ):
         await _listen(address, port, handler)
-    await loop.create_datagram_endpoint(_UdpEcho, (address, UDP_ECHO))
+    endpoint = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    endpoint.bind((address, UDP_ECHO))
+    loop.add_reader(endpoint, _echo_datagrams, endpoint)
     if address != "0.0.0.0":
         await loop.create_datagram_endpoint(_Dns, (address, DNS))
     handler = type("Web", (_Web,), {"directory": directory})

@@ -54,7 +54,7 @@ def test_nothing_is_lost_over_an_impaired_link(lab: Lab, client: str, first: str
     scenario = Scenario(
         client,
         first,
-        300_000,
+        1_000_000,
         offload=False,
         impair="loss=3%,reorder=5%,duplicate=1%,corrupt=0.5%,delay=2ms",
     )

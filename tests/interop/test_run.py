@@ -141,10 +141,10 @@ def test_the_server_closing_its_half_first_still_receives_everything(
 
 
 @pytest.mark.parametrize(("port", "outcome"), [(servers.ECHO, "echoed"), (servers.HANG_UP, "greeted")])
-def test_a_thousand_connections_leave_an_empty_flow_table(
-    pystack: Pystack, tmp_path: Path, port: int, outcome: str
-) -> None:
-    assert pystack.client("many", SERVER, port, 1000, 100) == {outcome: 1000}
+def test_a_thousand_connections_leave_an_empty_flow_table(pystack: Pystack, port: int, outcome: str) -> None:
+    told, stats = pystack.client_and_stats("many", SERVER, port, 1000, 100)
+    assert told == {outcome: 1000}
+    assert (stats["tcp_opened"], stats["tcp_refused"], stats["tcp_active"]) == (1000, 0, 0)
 
 
 # ----------------------------------------------------------------------------------------------- reaching in, and not
