@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import AddressValueError, IPv4Address
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -14,6 +14,7 @@ from pystack.errors import UsageError
 from pystack.slirp.forwards import Publish
 from pystack.slirp.plan import DEFAULT_CIDR, AddressPlan, dotted
 
+DEFAULT_MTU: Final = 1500
 MTU_MIN: Final = 68  # RFC 791 section 3.2
 MTU_MAX: Final = 65_521  # what a TAP takes: 65,535 less the Ethernet header
 
@@ -35,18 +36,18 @@ class Settings:
         stats: whether to print what happened at the end. stats_json: where to write it.
     """
 
-    mtu: int
-    plan: AddressPlan
-    resolvers: tuple[bytes, ...]
-    dns: bool
-    allow_host_loopback: bool
-    publish: tuple[Publish, ...]
-    capture: Path | None
-    impair: str | None
-    seed: int | None
-    offload: bool
-    stats: bool
-    stats_json: Path | None
+    mtu: int = DEFAULT_MTU
+    plan: AddressPlan = field(default_factory=AddressPlan.from_cidr)
+    resolvers: tuple[bytes, ...] = ()
+    dns: bool = True
+    allow_host_loopback: bool = False
+    publish: tuple[Publish, ...] = ()
+    capture: Path | None = None
+    impair: str | None = None
+    seed: int | None = None
+    offload: bool = True
+    stats: bool = False
+    stats_json: Path | None = None
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
