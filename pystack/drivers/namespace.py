@@ -25,6 +25,7 @@ from pystack.errors import PystackError, UsageError
 
 _RESOLV_CONF: Final = "/etc/resolv.conf"
 _NS_GET_USERNS: Final = 0xB701  # ioctl_ns(2)
+_NS_GET_NSTYPE: Final = 0xB703
 _MESSAGE_MAX: Final = 4096
 
 # What child and parent tell each other; one SEQPACKET message each, a kind and a text.
@@ -381,9 +382,13 @@ def open_namespace(target: str) -> tuple[int, int]:
     """
     if not target.isdecimal():
         try:
-            return os.open(target, os.O_RDONLY), -1
+            namespace = os.open(target, os.O_RDONLY)
         except OSError as error:
             raise UsageError(f"The network namespace {target} cannot be opened: {error.strerror}.") from None
+        if not _is_network_namespace(namespace):
+            os.close(namespace)
+            raise UsageError(f"{target} is no network namespace: give a process id or a path such as /run/netns/NAME.")
+        return namespace, -1
     pid = int(target)
     try:
         process = os.pidfd_open(pid)
@@ -396,6 +401,13 @@ def open_namespace(target: str) -> tuple[int, int]:
         raise UsageError(
             f"You may not enter the namespace of process {pid} ({error.strerror}): run as its user or as root."
         ) from None
+
+
+def _is_network_namespace(fd: int) -> bool:
+    try:
+        return fcntl.ioctl(fd, _NS_GET_NSTYPE) == linux.CLONE_NEWNET
+    except OSError:  # no namespace at all
+        return False
 
 
 def enter_namespace(namespace: int, network: GuestNetwork) -> int:
