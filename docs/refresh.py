@@ -1,16 +1,20 @@
-"""Write docs/reference/command-line.md from the commands' own help: `python docs/reference/refresh.py`.
+"""Write what the documentation takes from the program itself: `python docs/refresh.py [commands|picture]`.
 
-The page is checked by tests/docs like any other: when a command's help changes, the test fails until this was run.
+reference/command-line.md comes from the commands' own help, images/demo.svg from a run of the demo. The page is checked
+by tests/docs like any other: when a command's help changes, that test fails until this was run.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("command-line.md")
+DOCS = Path(__file__).parent
+PAGE = DOCS / "reference" / "command-line.md"
+PICTURE = DOCS / "images" / "demo.svg"
 
 INTRODUCTION = """\
 # Command line
@@ -24,8 +28,8 @@ ended it); otherwise 0, or 2 for what a person can put right, with one sentence 
 COMMANDS = ("", "run", "attach", "vm", "trace", "demo")
 
 
-def main() -> None:
-    """Write the page."""
+def write_commands() -> None:
+    """The page of the commands' help."""
     parts = [INTRODUCTION]
     for command in COMMANDS:
         words = ["pystack", *command.split(), "--help"]
@@ -41,5 +45,17 @@ def main() -> None:
     PAGE.write_text("\n".join(parts), encoding="utf-8")
 
 
+def write_picture() -> None:
+    """The picture of a real run, without the fonts that rich would have a reader's browser fetch from elsewhere."""
+    subprocess.run([sys.executable, "-m", "pystack.cli", "demo", "--svg", str(PICTURE)], check=True)
+    picture = PICTURE.read_text(encoding="utf-8")
+    picture = re.sub(r"\s*@font-face \{[^}]*\}", "", picture).replace("Fira Code", "ui-monospace")
+    PICTURE.write_text(picture, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main()
+    chosen = sys.argv[1:] or ["commands", "picture"]
+    if "commands" in chosen:
+        write_commands()
+    if "picture" in chosen:
+        write_picture()
