@@ -259,7 +259,7 @@ class Gateway:
             tcp_active=len(tcp),
             bytes_to_host=self.tcp.to_host + sum(flow.to_host for flow in tcp),
             bytes_to_guest=self.tcp.to_guest + sum(flow.to_guest for flow in tcp),
-            retransmissions=count["tcp.retransmits"],
+            retransmissions=count["tcp.retransmitted"],
             udp_flows=count["slirp.udp_flows"],
             udp_active=len(udp),
             datagrams_to_host=sum(flow.to_host for flow in udp),
