@@ -37,9 +37,11 @@ def command(*, target: str, ifname: str, tun_device: str, no_configure: bool, **
         from pystack.cli.waiting import stopped  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        link = TapLink.from_fd(tap, mtu=settings.mtu)
-        guest = None if no_configure else settings.plan.configured
-        with Session(settings, link, guest=guest) as session:
+        with Session(
+            settings,
+            lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
+            guest=None if no_configure else settings.plan.configured,
+        ) as session:
             at = "unconfigured" if no_configure else f"{network.address}/{network.prefix_len}"
             click.echo(f"pystack: {network.name} ({at}) is in the namespace of {target}; Ctrl-C ends it.", err=True)
             return session.serve(lambda: stopped(process))

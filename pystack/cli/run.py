@@ -49,8 +49,12 @@ def command(*, command: tuple[str, ...], ifname: str, tun_device: str, no_userns
         from pystack.cli.waiting import command_status  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        link = TapLink.from_fd(guest.tap(), mtu=settings.mtu)
-        with Session(settings, link, guest=settings.plan.configured) as session:
+        tap = guest.tap()
+        with Session(
+            settings,
+            lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
+            guest=settings.plan.configured,
+        ) as session:
             guest.execute()
             return session.serve(lambda: command_status(guest))
     finally:

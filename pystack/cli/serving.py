@@ -6,48 +6,52 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+import click
 
 from pystack.cli.options import Settings
+from pystack.counters import Counters
 from pystack.drivers.aio import Driver, monotonic
 from pystack.drivers.hostio import HostIO
 from pystack.drivers.resolvers import RESOLV_CONF
 from pystack.link.base import Link
 from pystack.slirp.gateway import Gateway, GatewayConfig
 
+if TYPE_CHECKING:
+    from pystack.link.capture import CaptureLink
+
 _DNS_PORT: Final = 53
 _SETTLE_SECONDS: Final = 0.02
 _LINGER_SECONDS: Final = 3.0
 
 
-def _wrapped(link: Link, settings: Settings) -> Link:
-    """The link with the faults and the capture that were asked for; the capture is of what the gateway sees."""
-    if settings.impair is not None:
-        from pystack.link.impair import ImpairLink  # noqa: PLC0415 - for those who ask for it
-        from pystack.link.impairment import Impairment  # noqa: PLC0415
-
-        seed = secrets.randbits(64) if settings.seed is None else settings.seed
-        link = ImpairLink(link, Impairment.parse(settings.impair), seed=seed)
-    return link
-
-
 @final
 class Session:
-    """A gateway, its host sockets, and the driver between them and a link. A context manager; it owns ``link``.
+    """A gateway, its host sockets, and the driver between them and a link. A context manager; it owns the link.
 
     Args:
+        make_link: makes the link, which counts where it is told to.
         guest: the guest's address, 4 bytes, when we configured it ourselves.
+
+    Attributes:
+        link_counters: what happened on the link and in what wraps it, beside the gateway's own counters.
 
     Raises:
         UsageError: a published port is taken, the capture cannot be written, a fault makes no sense.
     """
 
-    def __init__(self, settings: Settings, link: Link, *, guest: bytes | None = None) -> None:
+    def __init__(
+        self, settings: Settings, make_link: Callable[[Counters], Link], *, guest: bytes | None = None
+    ) -> None:
         self.settings = settings
+        self.link_counters = Counters()
+        self._capture: CaptureLink | None = None
         with contextlib.ExitStack() as undo:
+            link = make_link(self.link_counters)
             undo.callback(link.close)
-            self.link = _wrapped(link, settings)
-            undo.pop_all()
+            # Closed twice in the end, which every link allows.
+            self.link = self._with_capture(self._with_faults(link))
             undo.callback(self.link.close)
             self.gateway = Gateway(
                 GatewayConfig(
@@ -67,6 +71,28 @@ class Session:
             self.driver = Driver(self.gateway, self.link, self.hostio)
             self._undo = undo.pop_all()
 
+    def _with_faults(self, link: Link) -> Link:
+        settings = self.settings
+        if settings.impair is None:
+            return link
+        from pystack.link.impair import ImpairLink  # noqa: PLC0415 - for those who ask for it, here and below
+        from pystack.link.impairment import Impairment  # noqa: PLC0415
+
+        seed = secrets.randbits(64) if settings.seed is None else settings.seed
+        return ImpairLink(link, Impairment.parse(settings.impair), seed=seed, counters=self.link_counters)
+
+    def _with_capture(self, link: Link) -> Link:
+        """The capture is of what the gateway sees: after the faults on the way in, before those on the way out."""
+        path = self.settings.capture
+        if path is None:
+            return link
+        from pystack.link.capture import CaptureLink, origin_of  # noqa: PLC0415
+        from pystack.link.pcapng import PcapngWriter  # noqa: PLC0415
+
+        writer = PcapngWriter.create(path)
+        self._capture = CaptureLink(link, writer, origin=origin_of(monotonic()), counters=self.link_counters)
+        return self._capture
+
     def __enter__(self) -> Self:
         return self
 
@@ -80,6 +106,8 @@ class Session:
             PystackError: the link or the host side failed.
         """
         status = asyncio.run(self._serve(until()))
+        if self._capture is not None and self._capture.failure:
+            click.echo(f"pystack: {self._capture.failure}", err=True)
         if self.settings.stats or self.settings.stats_json is not None:
             from pystack.cli import stats  # noqa: PLC0415 - tables are for those who ask for them
 

@@ -74,7 +74,7 @@ def write_json(session: Session, stats: GatewayStats, path: Path) -> None:
         "stats": stats.as_dict(),
         "frames_moved": session.driver.frames_moved,
         "sizes": session.gateway.sizes(),
-        "counters": dict(sorted(session.gateway.counters.snapshot().items())),
+        "counters": dict(sorted((session.gateway.counters.snapshot() | session.link_counters.snapshot()).items())),
     }
     try:
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from pystack.cli.options import Settings, serving_options
+from pystack.counters import Counters
 from pystack.errors import UsageError
+from pystack.link.base import Link
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
@@ -37,7 +39,13 @@ def command(*, path: str | None, listen: str | None, **options: Any) -> int:
     from pystack.link import sockets  # noqa: PLC0415
     from pystack.link.qemu import QemuLink  # noqa: PLC0415
 
-    link = QemuLink.listen(path or _host_and_port(listen or ""), info=LinkInfo(mtu=settings.mtu))
-    with Session(settings, link) as session:
+    info = LinkInfo(mtu=settings.mtu)
+    address = path or _host_and_port(listen or "")
+
+    def announced(counters: Counters) -> Link:
+        link = QemuLink.listen(address, info=info, counters=counters)
         click.echo(f"pystack: waiting for QEMU at {sockets.text(link.address)}; Ctrl-C ends it.", err=True)
+        return link
+
+    with Session(settings, announced) as session:
         return session.serve(stopped)

@@ -43,7 +43,7 @@ def client_stack(plan: AddressPlan, link: Link) -> AioStack:
 def run(settings: Settings, port: int, heading: str, remark: str, svg: Path | None) -> int:
     """Show it; the exit status says whether all went well."""
     near, far = memory.pair(LARGE_SEGMENTS, wakeup=True)
-    with Session(settings, far, guest=settings.plan.configured) as session, Show(heading) as show:
+    with Session(settings, lambda _: far, guest=settings.plan.configured) as session, Show(heading) as show:
         show.say(remark)
         watch = Watch(show, session)
 

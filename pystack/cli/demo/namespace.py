@@ -34,8 +34,14 @@ def run(settings: Settings, port: int, heading: str, svg: Path | None) -> int:
         from pystack.cli.waiting import command_status  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        link = TapLink.from_fd(guest.tap(), mtu=settings.mtu)
-        session = undo.enter_context(Session(settings, link, guest=settings.plan.configured))
+        tap = guest.tap()
+        session = undo.enter_context(
+            Session(
+                settings,
+                lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
+                guest=settings.plan.configured,
+            )
+        )
         guest.execute()
         with Show(heading) as show:
             show.say(f"The guest: {network.name} in a network namespace; it sees this host as {network.gateway}.")

@@ -115,7 +115,7 @@ class Show:
     def _steps(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         for row in self._rows:
-            grid.add_row(_mark(row), Text(row.step.label), _bar(row), _note(row))
+            grid.add_row(_mark(row), Text(row.step.label, no_wrap=True), _bar(row), _note(row))
         return Group(*(Text(line, style="dim") for line in self._lines), *([Text()] if self._lines else []), grid)
 
 
@@ -128,7 +128,7 @@ def _mark(row: _Row) -> RenderableType:
 def _bar(row: _Row) -> RenderableType:
     if not row.step.total:
         return Text()
-    return ProgressBar(row.step.total, row.carried, width=_BAR_WIDTH)
+    return ProgressBar(row.step.total, row.carried, width=_BAR_WIDTH, finished_style="green")
 
 
 def _note(row: _Row) -> RenderableType:

@@ -7,7 +7,7 @@ from typing import Final, final
 
 SMALL_DOWNLOADS: Final = 100
 AT_ONCE: Final = 20
-NAMESPACE_BYTES: Final = 256_000_000
+NAMESPACE_BYTES: Final = 512_000_000
 MEMORY_BYTES: Final = 64_000_000
 
 
@@ -40,8 +40,8 @@ class End:
 
 
 HELLO: Final = Begin("a first request")
-REFUSED: Final = Begin("a port where nobody listens")
-MANY: Final = Begin(f"{SMALL_DOWNLOADS} small downloads, {AT_ONCE} at a time")
+REFUSED: Final = Begin("a closed port")
+MANY: Final = Begin(f"{SMALL_DOWNLOADS} downloads, {AT_ONCE} at once")
 
 
 def download(size: int) -> Begin:
