@@ -19,7 +19,8 @@ from tests.interop import servers
 from tests.interop.lab import SERVER, Lab, LabError
 
 BIG = 200_000_000
-MIDDLE = 20_000_000  # through an impaired link, and into QEMU
+MIDDLE = 20_000_000  # into QEMU
+LITTLE = 2_000_000  # through an impaired link
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,14 +44,15 @@ class Files:
     directory: Path
     big: str  # SHA-256 of /big
     middle: str
+    little: str
 
 
 @pytest.fixture(scope="session")
 def files(lab: Lab) -> Files:
     directory = lab.directory / "files"
     directory.mkdir()
-    big, middle = (servers.write_pattern(directory / name, size) for name, size in (("big", BIG), ("middle", MIDDLE)))
-    return Files(directory, big, middle)
+    sizes = {"big": BIG, "middle": MIDDLE, "little": LITTLE}
+    return Files(directory, **{name: servers.write_pattern(directory / name, size) for name, size in sizes.items()})
 
 
 @pytest.fixture(scope="session")
@@ -103,13 +105,15 @@ class Pystack:
         command = (sys.executable, "-m", "tests.interop.clients", *map(str, arguments))
         return json.loads(self.run(*command, options=options, timeout=timeout))
 
-    def client_and_stats(self, *arguments: object, timeout: float = 60.0) -> tuple[Any, Any]:
-        """`client`, and what the gateway counted until the client ended."""
+    @contextlib.contextmanager
+    def stats(self) -> Iterator[tuple[list[str], dict[str, int]]]:
+        """Options that have the gateway's figures written, and a dictionary that has them once the block is left."""
+        figures: dict[str, int] = {}
         with tempfile.TemporaryDirectory(dir=self.lab.directory) as directory:
             Path(directory).chmod(0o777)
             file = Path(directory, "stats.json")
-            told = self.client(*arguments, options=["--stats-json", str(file)], timeout=timeout)
-            return told, json.loads(file.read_text(encoding="utf-8"))["stats"]
+            yield ["--stats-json", str(file)], figures
+            figures |= json.loads(file.read_text(encoding="utf-8"))["stats"]
 
     @contextlib.contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:

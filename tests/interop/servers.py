@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
-HTTP = 8000  # GET /big, /middle, /small/N; PUT anything: answers the SHA-256 of the body
+HTTP = 8000  # GET /big, /middle, /little, /small/N; PUT anything: answers the SHA-256 of the body
 ECHO = 8001  # TCP: what came, at once; closes after the client
 AFTER_EOF = 8002  # TCP: reads to the end of input, then sends all of it back
 BEFORE_EOF = 8003  # TCP: sends BLOB and its FIN at once, then reads to the end and prints its SHA-256
@@ -40,7 +40,7 @@ class _Web(BaseHTTPRequestHandler):
     directory: Path
 
     def do_GET(self) -> None:
-        if self.path in ("/big", "/middle"):
+        if self.path in ("/big", "/middle", "/little"):
             with (self.directory / self.path[1:]).open("rb") as file:
                 self._head(file.seek(0, 2))
                 self.connection.sendfile(file)
