@@ -5,9 +5,12 @@ Read with it: RFC 5681 and 6582 (duplicate ACKs, recovery), RFC 6675 (SACK), RFC
 
 from __future__ import annotations
 
+from typing import Final
+
 from pystack.clock import SECOND, Micros
 from pystack.seq import MASK, unwrap
 from pystack.tcp import events
+from pystack.tcp.rto import AFTER_LOST_SYN
 from pystack.tcp.sack import DUP_THRESH
 from pystack.tcp.state import CLOSING, ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, SYN_RECEIVED
 from pystack.tcp.tcb import Connection
@@ -24,40 +27,46 @@ def ack_field(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micr
     """Step 5. False when the segment ends here."""
     una = c.snd_una
     ack = unwrap(p.ack, una)
+    window = p.window if p.flags & SYN else p.window << c.snd_wscale  # RFC 7323 section 2.2
     if c.state == SYN_RECEIVED:
         if c.deferred or not una < ack <= c.snd_max:
             c.counters.bump("tcp.bad_ack_in_syn_received")
             c.engine.reset_for(p, c.path)
             return False
-        _established(c, p, seq, ack, now)
+        established(c, window, seq, ack)
     elif ack > c.snd_max:
-        c.counters.bump("tcp.ack_of_unsent")
-        c.ack_due = True
-        c.mark()
+        answer(c, p, now, "tcp.ack_of_unsent")
         return False
     elif ack < una - c.max_snd_wnd:
         challenge(c, now, "tcp.ack_too_old")
         return False
-    if options.sack and c.sack_ok:
-        _note_sack(c, ack, options)
-    elif not c.sack_ok:
-        _count_duplicate(c, p, ack)
     if ack > una:
         acknowledged(c, ack, now, options.timestamps[1] if options.timestamps and c.ts_ok else 0)
+    elif not c.sack_ok:
+        _count_duplicate(c, p, ack)
+    if options.sack and c.sack_ok:
+        _note_sack(c, ack, options)
     if ack >= una and (c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack)):
-        set_window(c, p.window << c.snd_wscale)
+        set_window(c, window)
         c.snd_wl1 = seq
         c.snd_wl2 = ack
     c.mark()
     return _our_fin(c, now)
 
 
-def _established(c: Connection, p: Packet, seq: int, ack: int, now: Micros) -> None:
-    """SYN-RECEIVED is over: our SYN is acknowledged."""
-    c.snd_wnd = p.window << c.snd_wscale
+def established(c: Connection, window: int, seq: int, ack: int) -> None:
+    """Our SYN is acknowledged, by a segment at ``seq`` whose ACK is ``ack``."""
+    c.snd_wnd = window
     c.snd_wl1 = seq
     c.snd_wl2 = ack
-    c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
+    c.max_snd_wnd = max(c.max_snd_wnd, window)
+    if c.retransmits:
+        # RFC 6298 rule 5.7; RFC 6928 section 2 keeps the initial window after a single loss, which may be a false one.
+        c.rtt = AFTER_LOST_SYN
+        c.backoff = 0
+        c.update_rto()
+        if c.retransmits > 1:
+            c.cc.on_timeout(0, first=False)
     c.enter(ESTABLISHED)
     if c.fin_queued:
         c.fin_moves_state()
@@ -95,7 +104,8 @@ def _count_duplicate(c: Connection, p: Packet, ack: int) -> None:
         return
     c.dup_acks += 1
     c.counters.bump("tcp.duplicate_ack")
-    if c.dup_acks == DUP_THRESH and not c.in_recovery and c.snd_una >= c.recover:
+    # Strictly beyond: duplicates of what a time-out or a recovery sent needlessly are no sign of loss (RFC 6582 step 2).
+    if c.dup_acks == DUP_THRESH and not c.in_recovery and c.snd_una > c.recover:
         _enter_recovery(c)
 
 
@@ -167,9 +177,14 @@ def _recovery_progress(c: Connection, ack: int, acked: int) -> None:
 
 def set_window(c: Connection, window: int) -> None:
     """SND.WND changed. A window that opens takes back a probe that the peer could not take (section 3.8.6.1)."""
-    if window and not c.snd_wnd and c.snd_max > c.snd_una:
-        c.snd_nxt = c.snd_una
-        c.timed_at = NEVER
+    if window and not c.snd_wnd:
+        if c.snd_max > c.snd_una:
+            c.snd_nxt = c.snd_una
+            c.timed_at = NEVER
+        # The pauses between probes say nothing of the round trip: what is sent now has a timer of its own.
+        c.rtx_at = c.first_rtx_at = NEVER
+        c.backoff = c.probes = 0
+        c.update_rto()
     c.snd_wnd = window
     if window > c.max_snd_wnd:
         c.max_snd_wnd = window
@@ -188,6 +203,18 @@ def _our_fin(c: Connection, now: Micros) -> bool:
         c.engine.finish(c, None)
         return False
     return True
+
+
+def answer(c: Connection, p: Packet, now: Micros, reason: str) -> None:
+    """An ACK for a segment that is dropped. One that asks for nothing itself is answered within the throttle of challenge
+    ACKs only: two ends that disagree would otherwise answer each other for ever.
+    """
+    if p.end == p.payload and not p.flags & FIN:
+        challenge(c, now, reason)
+        return
+    c.counters.bump(reason)
+    c.ack_due = True
+    c.mark()
 
 
 def challenge(c: Connection, now: Micros, reason: str) -> None:

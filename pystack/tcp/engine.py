@@ -14,7 +14,7 @@ from pystack.counters import Counters
 from pystack.errors import UsageError
 from pystack.frame import TxFrame
 from pystack.net.path import Path
-from pystack.seq import MASK, unwrap
+from pystack.seq import MASK, sub, unwrap
 from pystack.tcp import events, receive, send, timeouts
 from pystack.tcp.config import TcpConfig
 from pystack.tcp.events import TcpError
@@ -36,6 +36,7 @@ _ANY: Final = (b"", 0)
 _EPHEMERAL_FIRST: Final = 32_768
 _EPHEMERAL_COUNT: Final = 28_232
 _MAX_REPLIES: Final = 1024
+_ISN_STEP: Final = 65_536
 
 
 @final
@@ -107,7 +108,7 @@ class TcpEngine:
             if old.state != TIME_WAIT:
                 raise UsageError(f"A connection from port {port} to that address and port exists already.")
             self.finish(old, None)
-        c = self._make(key, (local[0], port), remote, config or self.config, None, now)
+        c = self._make(key, (local[0], port), remote, config or self.config, None, now, old)
         c.state = SYN_SENT
         self.counters.bump("tcp.active_open")
         c.mark()
@@ -156,12 +157,12 @@ class TcpEngine:
         """A verified segment of ``c``, which the caller found in `by_key`."""
         if c.state == TIME_WAIT and p.flags & (SYN | ACK | RST) == SYN and self._reopens(c, p, now):
             self.finish(c, None)
-            self._no_connection(p, now)
+            self._no_connection(p, now, c)
             return
         receive.on_segment(c, p, now)
 
-    def _no_connection(self, p: Packet, now: Micros) -> None:
-        """RFC 9293 sections 3.10.7.1 (CLOSED) and 3.10.7.2 (LISTEN)."""
+    def _no_connection(self, p: Packet, now: Micros, before: Connection | None = None) -> None:
+        """RFC 9293 sections 3.10.7.1 (CLOSED) and 3.10.7.2 (LISTEN). ``before``: whose TIME-WAIT this SYN has ended."""
         flags = p.flags
         listener = self._listeners.get((p.dst, p.dport)) or self._listeners.get((b"", p.dport)) or self._catch_all
         if listener is None or flags & (RST | ACK | SYN | FIN) != SYN:
@@ -179,7 +180,7 @@ class TcpEngine:
             self.counters.bump("tcp.listen_overflow")
             return
         remote, local = (p.src, p.sport), (p.dst, p.dport)
-        c = self._make(p.key, local, remote, listener.config, p, now)
+        c = self._make(p.key, local, remote, listener.config, p, now, before)
         c.opened_passively = True
         c.listener = listener
         listener.pending += 1
@@ -213,7 +214,7 @@ class TcpEngine:
             mtu: next-hop MTU of a "fragmentation needed", 0 for other errors.
         """
         c = self._connections.get(key)
-        if c is None or c.deferred or not c.snd_una <= unwrap(seq, c.snd_una) <= c.snd_max:
+        if c is None or c.deferred or c.state == TIME_WAIT or not c.snd_una <= unwrap(seq, c.snd_una) <= c.snd_max:
             self.counters.bump("tcp.icmp_not_ours")
             return
         if mtu:
@@ -276,6 +277,11 @@ class TcpEngine:
         c.drop_buffers()
         c.notify(events.CLOSED)
         c.mark()
+
+    def reply(self, frame: TxFrame) -> None:
+        """Queue a probe; when too much waits for the link already it is lost, as it might be on the way."""
+        if len(self.replies) < _MAX_REPLIES:
+            self.replies.append(frame)
 
     def send_reset(self, c: Connection) -> None:
         """An RST for a connection that is being aborted."""
@@ -352,8 +358,12 @@ class TcpEngine:
         config: TcpConfig,
         packet: Packet | None,
         now: Micros,
+        before: Connection | None,
     ) -> Connection:
         iss, ts_offset = self._isn(key, now)
+        if before is not None and sub(iss, before.snd_max & MASK) <= 0:
+            # MAY-2 asks for an ISN above all that the last connection has used; a fast one outruns the clock.
+            iss = (before.snd_max + _ISN_STEP) & MASK
         path = self._path_to(local[0], remote[0], packet)
         c = self._connections[key] = Connection(self, config, path, key, local, remote, iss, ts_offset)
         return c

@@ -6,9 +6,9 @@ from typing import Final
 
 from pystack.clock import Micros
 from pystack.seq import unwrap
-from pystack.tcp.acks import acknowledged
+from pystack.tcp.acks import acknowledged, established
 from pystack.tcp.events import TcpError
-from pystack.tcp.state import ESTABLISHED, SYN_RECEIVED
+from pystack.tcp.state import SYN_RECEIVED
 from pystack.tcp.tcb import Connection
 from pystack.wire.packet import ACK, RST, SYN, Packet
 from pystack.wire.tcp import parse_options_untrusted
@@ -35,15 +35,9 @@ def syn_sent(c: Connection, p: Packet, now: Micros) -> None:
         return
     take_syn(c, p, now)
     if good_ack:
-        c.snd_wnd = c.max_snd_wnd = p.window
-        c.snd_wl1, c.snd_wl2 = c.irs, ack
+        established(c, p.window, c.irs, ack)
         acknowledged(c, ack, now, 0)
-        c.enter(ESTABLISHED)
-        if c.fin_queued:
-            c.fin_moves_state()
         c.ack_due = True
-        c.counters.bump("tcp.established")
-        c.engine.opened(c)
     else:
         c.counters.bump("tcp.simultaneous_open")
         c.enter(SYN_RECEIVED)

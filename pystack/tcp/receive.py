@@ -14,7 +14,7 @@ from typing import Final
 from pystack.clock import SECOND, Micros
 from pystack.seq import MASK, unwrap
 from pystack.tcp import events
-from pystack.tcp.acks import ack_field, acknowledged, challenge, set_window
+from pystack.tcp.acks import ack_field, acknowledged, answer, challenge, set_window
 from pystack.tcp.assembler import Assembler
 from pystack.tcp.events import TcpError
 from pystack.tcp.handshake import syn_sent
@@ -40,6 +40,7 @@ _TS_PREFIX: Final = b"\x01\x01\x08\x0a"
 _TS: Final = struct.Struct("!II")
 _COPY_BELOW: Final = 4096
 _MERGE_BELOW: Final = 512
+_RECEIVING: Final = frozenset({ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2})
 _TS_VALID_FOR: Final[Micros] = 24 * 86_400 * SECOND
 
 
@@ -53,7 +54,7 @@ def on_segment(c: Connection, p: Packet, now: Micros) -> None:
 def _in_order(c: Connection, p: Packet, now: Micros) -> bool:
     """The fast path. False (and nothing changed) when the segment is not of the ordinary kind."""
     rcv_nxt = c.rcv_nxt
-    if p.seq != rcv_nxt & MASK:
+    if p.seq != rcv_nxt & MASK or c.snd_wl1 > rcv_nxt:
         return False
     frame = p.frame
     start = p.payload
@@ -134,11 +135,15 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
     seq = unwrap(p.seq, c.rcv_nxt)
     if not _timestamps_acceptable(c, p, options, now):
         return
-    if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | ACK) == SYN | ACK and not c.opened_passively:
-        # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
-        if ack_field(c, p, seq + 1, options, now):
-            c.ack_due = True
-        return
+    if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | RST) == SYN:
+        if not p.flags & ACK:
+            _duplicate_syn(c)
+            return
+        if not c.opened_passively:
+            # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
+            if ack_field(c, p, seq + 1, options, now):
+                c.ack_due = True
+            return
     trimmed = _acceptable(c, p, seq, now)
     if trimmed is None:
         return
@@ -173,10 +178,7 @@ def _timestamps_acceptable(c: Connection, p: Packet, options: TcpOptions, now: M
         return False
     if (options.timestamps[0] - c.ts_recent) & MASK < _HALF or now - c.ts_recent_at > _TS_VALID_FOR:
         return True
-    c.counters.bump("tcp.paws")
-    if not p.flags & SYN or c.state != SYN_RECEIVED:
-        c.ack_due = True
-        c.mark()
+    answer(c, p, now, "tcp.paws")
     return False
 
 
@@ -221,21 +223,20 @@ def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
     if p.flags & RST:
         c.counters.bump("tcp.rst_outside_window")
         return
-    if c.state == SYN_RECEIVED:
-        if p.flags & SYN and seq == c.irs and not c.deferred:
-            c.counters.bump("tcp.duplicate_syn")
-            c.snd_nxt = c.iss
-            c.mark()
-        return
     if p.flags & SYN:
         challenge(c, now, "tcp.syn_in_synchronized_state")
         return
-    c.counters.bump("tcp.outside_window")
     if c.state == TIME_WAIT and p.flags & FIN:
         # A retransmitted FIN: our last ACK was lost (section 3.10.7.4, step 8). The wait begins anew.
         c.time_wait_at = now + c.config.time_wait
-    if seq + (p.end - p.payload) >= c.rcv_nxt - _HALF:
-        c.ack_due = True
+    answer(c, p, now, "tcp.outside_window")
+
+
+def _duplicate_syn(c: Connection) -> None:
+    """The SYN that made this connection, again: so is its answer, unless it waits to be accepted."""
+    c.counters.bump("tcp.duplicate_syn")
+    if not c.deferred:
+        c.snd_nxt = c.iss
         c.mark()
 
 
@@ -248,26 +249,28 @@ def _reset_received(c: Connection, seq: int) -> None:
     if c.state == SYN_RECEIVED:
         # A passive opener goes back to LISTEN, which is where its listener still is; an active one was refused.
         c.engine.finish(c, TcpError.RESET if c.opened_passively else TcpError.REFUSED)
-    elif c.state in (CLOSING, LAST_ACK, TIME_WAIT):
-        c.engine.finish(c, None)
+    elif c.state in (CLOSING, LAST_ACK, TIME_WAIT) and not c.sendbuf:
+        c.engine.finish(c, None)  # all that was written has arrived: as good as the ACK of our FIN
     else:
         c.engine.finish(c, TcpError.RESET)
 
 
 def _urgent(c: Connection, p: Packet, seq: int) -> None:
     """Step 6: note the furthest urgent pointer (MUST-62: it points behind the urgent data). A number and nothing more: no
-    length is ever computed from it.
+    length is ever computed from it. Behind the peer's FIN it means nothing.
     """
+    c.counters.bump("tcp.urgent")
+    if c.state not in _RECEIVING:
+        return
     until = seq + p.urgent
     if until > max(c.urgent_until, c.rcv_nxt):
         c.urgent_until = until
         c.notify(events.URGENT)
-    c.counters.bump("tcp.urgent")
 
 
 def _text(c: Connection, p: Packet, seq: int, start: int, n: int, fin: bool, now: Micros) -> None:
     """Steps 7 and 8: the text that is new, then the FIN behind it."""
-    if c.state not in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+    if c.state not in _RECEIVING:
         c.counters.bump("tcp.text_after_fin")
         return
     if c.peer_fin >= 0:
@@ -323,6 +326,7 @@ def _drain_assembler(c: Connection) -> None:
 def _fin_reached(c: Connection, now: Micros) -> None:
     """Step 8: the FIN is next in order. It is acknowledged at once."""
     c.rcv_nxt += 1
+    c.rcv_adv = max(c.rcv_adv, c.rcv_nxt)  # a FIN may lie just behind a window that the text before it fills
     c.ack_due = True
     c.assembler = None
     c.notify(events.EOF)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pystack.clock import MILLISECOND, Micros
+from pystack.clock import MILLISECOND, SECOND, Micros
 
 GRANULARITY: Final[Micros] = 1 * MILLISECOND
 """G of RFC 6298: how coarse a driver's timers are."""
 
 
 class RttEstimate(NamedTuple):
-    """SRTT and RTTVAR in microseconds; both 0 before the first sample."""
+    """SRTT and RTTVAR in microseconds. Before the first sample SRTT is 0, and RTTVAR a floor for the timeout."""
 
     srtt: Micros = 0
     rttvar: Micros = 0
@@ -26,5 +26,9 @@ class RttEstimate(NamedTuple):
     def rto(self, initial: Micros, minimum: Micros, maximum: Micros) -> Micros:
         """The timeout without back-off (rules 2.1 to 2.5)."""
         if not self.srtt:
-            return initial
+            return max(initial, self.rttvar)
         return min(max(self.srtt + max(GRANULARITY, 4 * self.rttvar), minimum), maximum)
+
+
+AFTER_LOST_SYN: Final = RttEstimate(0, 3 * SECOND)
+"""Rule 5.7: when the timer expired for a SYN, data starts with a timeout of 3 seconds."""

@@ -43,7 +43,7 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
         # Unresolved neighbour: the timer runs all the same, so that the attempt ends.
         if c.rtx_at == NEVER and state != TIME_WAIT:
             c.rtx_at = now + c.rto
-        arm(c)
+        arm(c, now)
         return True
     done = True
     if c.snd_nxt == c.iss:
@@ -65,14 +65,14 @@ def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
         c.rtx_at = now + c.rto
     if c.config.keepalive:
         arm_keepalive(c, now)
-    arm(c)
+    arm(c, now)
     return done
 
 
-def arm(c: Connection) -> None:
+def arm(c: Connection, now: Micros) -> None:
     """Set the one deadline that `Timers` knows from the timers of the connection."""
     if c.state == FIN_WAIT_2 and c.reader_gone and c.fin_wait_at == NEVER:
-        c.fin_wait_at = c.idle_since + c.config.fin_wait_2_timeout
+        c.fin_wait_at = now + c.config.fin_wait_2_timeout
     deadline = min(c.rtx_at, c.ack_delay_at, c.time_wait_at, c.fin_wait_at, c.keepalive_at)
     c.deadline = deadline
     if deadline < c.armed_at:
@@ -138,7 +138,8 @@ def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> 
     if n and end == buffered.end:
         flags |= PSH
     following = end
-    if c.fin_queued and end == buffered.end:
+    # The FIN takes a place in the window like any byte (section 3.4). One without text was judged by the caller.
+    if c.fin_queued and end == buffered.end and (not n or end < c.snd_una + c.snd_wnd):
         flags |= FIN
         following += 1
     options = segment_options(c, now, False)
@@ -169,6 +170,7 @@ def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> 
     if c.rtx_at == NEVER:
         c.rtx_at = now + c.rto
     c.keepalive_at = NEVER
+    c.sent_at = now
     return following
 
 
@@ -179,7 +181,7 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
     edge = c.snd_una + c.snd_wnd
     room = c.cc.cwnd - _pipe(c)
     mss = c.mss
-    if c.snd_max == c.snd_una and now - c.idle_since > c.rto and c.retransmits == 0:
+    if c.snd_max == c.snd_una and now - c.sent_at > c.rto and c.retransmits == 0:
         c.cc.on_idle()
         room = c.cc.cwnd
     while len(out) < limit:
@@ -195,7 +197,7 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
                 stop = min(stop, hole[1])
         n = min(stop - start, room, c.segment_limit)
         if start == end:
-            # Nothing but the FIN, which takes a place in the window like any byte (section 3.4).
+            # Nothing but the FIN.
             if c.fin_queued and edge > start:
                 c.snd_nxt = emit(c, start, 0, now, out)
             return True
@@ -235,9 +237,12 @@ def _pipe(c: Connection) -> int:
     """An estimate of the bytes that are in the network (RFC 6675 section 4, SetPipe)."""
     una, nxt = c.snd_una, c.snd_nxt
     if not c.in_recovery:
-        if not c.board:
-            return nxt - una
-        return nxt - una - c.board.sacked_between(una, nxt)
+        if c.board:
+            return nxt - una - c.board.sacked_between(una, nxt)
+        if c.dup_acks and not c.sack_ok:
+            # Limited transmit (RFC 3042): the first two duplicate ACKs let one segment more go each.
+            return max(nxt - una - min(c.dup_acks, 2) * c.mss, 0)
+        return nxt - una
     if not c.sack_ok:
         # Each duplicate ACK stands for a segment that has left; what was retransmitted is back in.
         return max(nxt - una - min(c.dup_acks * c.mss, nxt - una), 0) + max(c.rtx_nxt - una, 0)
@@ -286,21 +291,29 @@ def _send_acks(c: Connection, now: Micros, out: list[TxFrame]) -> None:
     window = c.window_field()
     options = segment_options(c, now, True)
     ack = c.rcv_nxt & MASK
-    seq = max(c.snd_nxt, c.snd_max) & MASK
+    seq = _edge(c) & MASK
     for _ in range(count):
         out.append(c.writer.write(seq, ack, ACK, window, options))
     c.dup_acks_due = 0
     _acked_now(c)
 
 
+def _edge(c: Connection) -> int:
+    """The sequence number of a segment without text: the highest one sent, unless it lies beyond the peer's window. There
+    it would not be acceptable (section 3.10.7.4, step 1), and its ACK lost; a probe of a closed window lies there.
+    """
+    edge = c.snd_una + c.snd_wnd
+    return edge if edge < c.snd_max and c.state > SYN_RECEIVED else c.snd_max
+
+
 def reset(c: Connection, out: list[TxFrame]) -> None:
     """An RST for a synchronized connection (RFC 9293 section 3.10.5); it never advertises a window."""
     if c.path.ready:
         c.counters.bump("tcp.rst_sent")
-        out.append(c.writer.write(c.snd_nxt & MASK, c.rcv_nxt & MASK, RST | ACK, 0))
+        out.append(c.writer.write(_edge(c) & MASK, c.rcv_nxt & MASK, RST | ACK, 0))
 
 
 def arm_keepalive(c: Connection, now: Micros) -> None:
     """Keepalive runs while nothing is outstanding (MUST-26)."""
-    if c.config.keepalive and c.state >= ESTABLISHED and c.snd_max == c.snd_una and c.keepalive_at == NEVER:
+    if c.config.keepalive and ESTABLISHED <= c.state < TIME_WAIT and c.snd_max == c.snd_una and c.keepalive_at == NEVER:
         c.keepalive_at = max(c.idle_since + c.config.keepalive, now + 1)

@@ -78,7 +78,7 @@ class Connection:
         "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd", "mss",
         "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt", "rcv_wscale",
         "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits", "rto", "rtt", "rtx_at", "rtx_nxt",
-        "rx", "sack_ok", "segment_limit", "sendbuf", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
+        "rx", "sack_ok", "segment_limit", "sendbuf", "sent_at", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
         "snd_wscale", "soft_error", "state", "time_wait_at", "timed_again_at", "timed_at", "timed_seq", "ts_offset",
         "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx", "urgent_until", "user", "writer",
     )  # fmt: skip
@@ -135,6 +135,7 @@ class Connection:
         self.backoff = 0
         self.resent_at: Micros = 0  # when the retransmission timer fired last
         self.probes = 0
+        self.sent_at: Micros = 0  # when text was sent last
         self.timed_seq = 0
         self.timed_at: Micros = NEVER
         self.timed_again_at: Micros = 0
@@ -265,6 +266,9 @@ class Connection:
 
     def close(self) -> None:
         """Close both directions: nobody will read any more. If data is lost by that, the peer is told by RST (SHLD-3)."""
+        if self.deferred:
+            self.refuse()
+            return
         self.reader_gone = True
         if self.readable or self.state == SYN_SENT:
             self.abort()
@@ -329,12 +333,17 @@ class Connection:
         smaller of a segment and half of the buffer.
         """
         rcv_nxt = self.rcv_nxt
-        edge = rcv_nxt + max(self.rcv_buf - self.readable, 0)
+        space = max(self.rcv_buf - self.readable, 0)
+        edge = rcv_nxt + space
         if edge - self.rcv_adv < min(self.mss, self.rcv_buf >> 1):
             edge = self.rcv_adv
         scale = self.rcv_wscale
-        # Rounded up: rounding down would take back a part of what was offered.
-        field = min((edge - rcv_nxt + (1 << scale) - 1) >> scale, 0xFFFF)
+        unit = 1 << scale
+        # Rounded up: rounding down would take back a part of what was offered. But not at every ACK again: small segments
+        # would push the edge before them, past the end of the buffer.
+        field = min((edge - rcv_nxt + unit - 1) >> scale, 0xFFFF)
+        if field << scale >= space + unit:
+            field -= 1
         self.rcv_adv = max(self.rcv_adv, rcv_nxt + (field << scale))
         return field
 

@@ -43,7 +43,7 @@ def on_timer(c: Connection, now: Micros) -> None:
         if c.state == CLOSED:
             return
     arm_keepalive(c, now)
-    arm(c)
+    arm(c, now)
 
 
 def _on_retransmission_timer(c: Connection, now: Micros) -> None:
@@ -103,15 +103,16 @@ def _probe(c: Connection, now: Micros) -> None:
         following = emit(c, c.snd_una, n, now, out)
         c.snd_nxt = max(following, c.snd_una)
         c.timed_at = NEVER
-        c.engine.replies.extend(out)
+        for frame in out:
+            c.engine.reply(frame)
 
 
 def _on_keepalive(c: Connection, now: Micros) -> None:
     """RFC 9293 section 3.8.4. The probe is the octet before SND.NXT's, without data (SHLD-12)."""
     config = c.config
-    idle = now - c.idle_since
-    if idle < config.keepalive:
-        c.keep_probes = 0
+    if c.keep_probes and c.idle_since >= c.keepalive_at - config.keepalive_interval:
+        c.keep_probes = 0  # something has come since the last probe
+    if now - c.idle_since < config.keepalive:
         c.keepalive_at = c.idle_since + config.keepalive
         return
     if c.keep_probes >= config.keepalive_probes:
@@ -122,7 +123,7 @@ def _on_keepalive(c: Connection, now: Micros) -> None:
     c.keepalive_at = now + config.keepalive_interval
     if c.path.ready:
         c.counters.bump("tcp.keepalive_probe")
-        c.engine.replies.append(
+        c.engine.reply(
             c.writer.write(
                 (c.snd_una - 1) & MASK, c.rcv_nxt & MASK, ACK, c.window_field(), segment_options(c, now, False)
             )
