@@ -14,7 +14,6 @@ from pystack.frame import Buffer, LinkInfo, TxFrame
 __all__ = ["Buffer", "Link", "LinkInfo", "TxFrame"]
 
 
-
 @runtime_checkable
 class Link(Protocol):
     """A way for frames to come in and go out. Nothing here blocks; only the driver waits."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import AbstractContextManager
+
 import pytest
 
 from pystack.frame import LinkInfo
+from pystack.link import memory
+from pystack.link.capture import CaptureLink
 from pystack.link.impair import Impairment
 from pystack.link.memory import ETHERNET
-from pystack.testing.conformance import MakePair, check_link
-from tests.unit.link.pairs import OFFLOADED, impaired_pair, memory_pair, qemu_pair
+from pystack.link.pcapng import PcapngWriter
+from pystack.link.trace import TraceLink
+from pystack.testing.conformance import MakePair, Pair, check_link
+from tests.unit.link.pairs import OFFLOADED, both, impaired_pair, memory_pair, qemu_pair
 
 
 @pytest.mark.parametrize(
@@ -44,3 +51,11 @@ def test_qemu_framing_with_a_virtio_header_conforms() -> None:
 def test_impaired_link_without_faults_conforms(impairment: Impairment, info: LinkInfo, *, wakeup: bool) -> None:
     # A link that holds frames loses them when it is closed.
     check_link(impaired_pair(impairment, info, wakeup=wakeup), reports_close=impairment.nothing)
+
+
+def test_a_traced_and_captured_link_conforms() -> None:
+    def make() -> AbstractContextManager[Pair]:
+        left, right = memory.pair(wakeup=True)
+        return both(CaptureLink(TraceLink(left, str), PcapngWriter(io.BytesIO())), right)
+
+    check_link(make)
