@@ -204,12 +204,17 @@ class GuestSocket:
 
 
 class Rig:
-    """All of it. ``config`` are fields of `GatewayConfig`; the guest has the address that ``guest`` says."""
+    """All of it. ``config`` are fields of `GatewayConfig`; the guest has the address that ``guest`` says.
+
+    Args:
+        configured: the gateway knows that address.
+    """
 
     def __init__(
         self,
         *,
         guest: str = GUEST,
+        configured: bool = False,
         info: LinkInfo | None = None,
         guest_tcp: TcpConfig | None = None,
         resolvers: tuple[tuple[bytes, int], ...] = (),
@@ -217,7 +222,8 @@ class Rig:
     ) -> None:
         info = info or LinkInfo()
         self.now: Micros = 1_000
-        self.gateway = Gateway(GatewayConfig(resolvers=resolvers, **config), info, seed=7)
+        known = IPv4Address(guest).packed if configured else None
+        self.gateway = Gateway(GatewayConfig(resolvers=resolvers, guest=known, **config), info, seed=7)
         self.host = FakeHost(self.gateway, lambda: self.now)
         plan = self.gateway.config.plan
         self.stack = Stack(
