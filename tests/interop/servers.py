@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import socketserver
 import struct
 import sys
 import threading
@@ -24,6 +25,7 @@ ABORT = 8004  # TCP: answers the first byte with a reset
 HANG_UP = 8005  # TCP: sends one line and closes its half first
 UDP_ECHO = 8006
 DNS = 53
+SERVER_NAME = "interop"
 CLOSED = 8099  # nobody listens there
 
 NAME, ADDRESS_OF_NAME = "server.test", "198.18.0.53"
@@ -73,6 +75,10 @@ class _Web(BaseHTTPRequestHandler):
 class _WebServer(ThreadingHTTPServer):
     request_queue_size = 1024
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's asks the resolver, ourselves, for our name
+        self.server_name, self.server_port = SERVER_NAME, HTTP
 
 
 # ------------------------------------------------------------------------------------------------------------- TCP
