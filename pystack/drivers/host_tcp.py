@@ -30,8 +30,8 @@ _DIALING: Final = _CONNECTED | EPOLLOUT
 _INCOMING: Final = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR
 _READ_TO_THE_END: Final = EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR
 
-_READS_PER_TURN: Final = 4
-"""Reads of one socket before the others have their turn."""
+_READ_PER_TURN_BYTES: Final = 256 << 10
+"""What one socket brings before the others have their turn: as much as stays in the caches until it is sent."""
 _IOV: Final = 1024  # what `Connection.peek` gives at most, and what one sendmsg takes (UIO_MAXIOV)
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, without a delay: close() sends an RST
 _TYPE: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -129,7 +129,8 @@ class TcpSocket:
         if not self.readable:
             return
         nat, flow, recv = self._io.gateway.tcp, self._flow, self._recv
-        for _ in range(_READS_PER_TURN):
+        taken = 0
+        while taken < _READ_PER_TURN_BYTES:
             space = nat.host_space(flow)
             if not space:
                 return  # a READ follows
@@ -145,6 +146,7 @@ class TcpSocket:
                 self.readable = False
                 nat.host_eof(flow, now)
                 return
+            taken += len(data)
             nat.host_data(flow, data, now)
             if len(data) < space and not self.to_the_end:
                 self.readable = False

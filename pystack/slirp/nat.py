@@ -62,13 +62,14 @@ class TcpFlow:
         guest_eof: the guest's FIN and everything before it has been handed to the host (SHUTDOWN was requested).
         host_eof: the host's end of stream was reached; ``conn`` was shut down.
         blocked: the host side was told that there is no space; a READ is owed to it.
+        reach: how many large segments the next read may bring: more while reads come back full.
         to_host, to_guest: payload bytes that were carried.
         since, active: instants of the start and of the last byte.
     """
 
     __slots__ = (
         "active", "address", "alternatives", "blocked", "conn", "guest_eof", "host", "host_eof", "inbound", "port",
-        "since", "state", "to_guest", "to_host",
+        "reach", "since", "state", "to_guest", "to_host",
     )  # fmt: skip
 
     def __init__(self, conn: Connection, address: bytes, port: int, now: Micros, *, inbound: bool = False) -> None:
@@ -82,6 +83,7 @@ class TcpFlow:
         self.guest_eof = False
         self.host_eof = False
         self.blocked = False
+        self.reach = 1
         self.to_host = 0
         self.to_guest = 0
         self.since = now
