@@ -53,7 +53,8 @@ def line(frame: bytes, vnet_hdr_len: int = 0, *, at: Micros | None = None, check
         (reason,) = counters.snapshot()
         text = _malformed(frame, vnet_hdr_len, reason)
     else:
-        text = _tags(packet) + _body(packet) + _offload(packet)
+        tags = _tags(vlan.read_tags_untrusted(frame, packet.eth)) if packet.tags else ""
+        text = tags + _body(packet) + _offload(packet)
         if checksums and not verify_untrusted(packet, counters, rx_checksum=True):
             (reason,) = counters.snapshot()
             text += f" [{reason}]"
@@ -74,11 +75,22 @@ def flags_text(flags: int) -> str:
 
 
 def _malformed(frame: bytes, eth: int, reason: str) -> str:
-    header = ethernet.HEADER.unpack_untrusted(frame, eth)
+    """As much as can be told: the tags, and the addresses of the innermost layer whose header is there."""
     length = max(0, len(frame) - eth)
+    header = ethernet.HEADER.unpack_untrusted(frame, eth)
     if header is None:
         return f"[{reason}] length {length}"
-    return f"{_ethernet(header.src, header.dst, header.ethertype)}, length {length} [{reason}]"
+    tags = vlan.read_tags_untrusted(frame, eth)
+    at = eth + 12 + len(tags) * vlan.TAG.size
+    ethertype = int.from_bytes(frame[at : at + 2], "big")
+    ip4, ip6 = ipv4.HEADER.unpack_untrusted(frame, at + 2), ipv6.HEADER.unpack_untrusted(frame, at + 2)
+    if ethertype == ETHERTYPE_IPV4 and ip4:
+        text = f"IP {ipv4.text(ip4.src)} > {ipv4.text(ip4.dst)}"
+    elif ethertype == ETHERTYPE_IPV6 and ip6:
+        text = f"IP6 {ipv6.text(ip6.src)} > {ipv6.text(ip6.dst)}"
+    else:
+        text = _ethernet(header.src, header.dst, ethertype)
+    return f"{_tags(tags)}{text}, length {length} [{reason}]"
 
 
 def _ethernet(src: bytes, dst: bytes, ethertype: int) -> str:
@@ -89,10 +101,7 @@ def _ethernet(src: bytes, dst: bytes, ethertype: int) -> str:
     return f"{ethernet.mac_text(src)} > {ethernet.mac_text(dst)}, {kind}"
 
 
-def _tags(packet: Packet) -> str:
-    if not packet.tags:
-        return ""
-    tags = vlan.read_tags_untrusted(packet.frame, packet.eth)
+def _tags(tags: tuple[vlan.Tag, ...]) -> str:
     return "".join([f"vlan {tag.vid}, p {tag.pcp}{', DEI' * tag.dei}, " for tag in tags])
 
 

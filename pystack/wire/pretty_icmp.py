@@ -25,8 +25,15 @@ _UNREACHABLE6: Final = {
     icmpv6.NO_ROUTE: "unreachable route {dst}",
     icmpv6.ADMIN_PROHIBITED: "unreachable prohibited {dst}",
     icmpv6.ADDRESS_UNREACHABLE: "unreachable address {dst}",
-    icmpv6.PORT_UNREACHABLE: "unreachable port {dst}",
+    icmpv6.PORT_UNREACHABLE: "unreachable port, {dst}{port}",
 }
+_PARAMETER6: Final = ("erroneous", "next header", "option")
+_LISTENER: Final = {
+    130: "multicast listener query",
+    131: "multicast listener report",
+    132: "multicast listener done",
+}
+_LISTENER_REPORT_V2: Final = 143
 _NDP_TYPES: Final = {
     ndp.ROUTER_SOLICITATION: "router solicitation",
     ndp.ROUTER_ADVERTISEMENT: "router advertisement",
@@ -102,16 +109,31 @@ def _message6(message: icmpv6.Message, frame: bytes) -> str:
         name = "request" if kind == icmpv6.ECHO_REQUEST else "reply"
         return f"echo {name}, id {message.ident}, seq {message.sequence}"
     if kind == icmpv6.UNREACHABLE:
-        quoted = frame[message.start + 24 : min(message.start + 40, message.end)]
-        dst = ipv6.text(quoted) if len(quoted) == 16 else "[icmpv6.bad_quote]"
-        return _UNREACHABLE6.get(code, "unreachable code-#{code} {dst}").format(dst=dst, code=code)
+        dst, port = _quoted6(frame[message.start : message.end])
+        text = _UNREACHABLE6.get(code, "unreachable code-#{code} {dst}").format(dst=dst, port=port, code=code)
+        return f"destination unreachable, {text}"
     if kind == icmpv6.PACKET_TOO_BIG:
         return f"packet too big, mtu {message.rest}"
     if kind == icmpv6.TIME_EXCEEDED:
-        return "time exceeded in-transit" if not code else "ip reassembly time exceeded"
+        what = "time exceeded in-transit" if not code else "ip reassembly time exceeded"
+        return f"{what} for {_quoted6(frame[message.start : message.end])[0]}"
     if kind == icmpv6.PARAMETER_PROBLEM:
-        return f"parameter problem, code {code} - octet {message.rest}"
-    return f"type-#{kind}, code {code}"
+        what = _PARAMETER6[code] if code < len(_PARAMETER6) else f"code-#{code}"
+        return f"parameter problem, {what} - octet {message.rest}"
+    if kind == _LISTENER_REPORT_V2:
+        return f"multicast listener report v2, {message.rest & 0xFFFF} group record(s)"
+    return _LISTENER.get(kind, f"type-#{kind}, code {code}")
+
+
+def _quoted6(quote: bytes) -> tuple[str, str]:
+    """Where the packet that an error is about went: the address, and the port for TCP and UDP."""
+    header = ipv6.HEADER.unpack_untrusted(quote)
+    if header is None:
+        return "[icmpv6.bad_quote]", ""
+    transport = _TRANSPORT.get(header.next_header)
+    port = quote[42:44]
+    known = transport and len(port) == 2
+    return ipv6.text(header.dst), f" {transport} port {int.from_bytes(port, 'big')}" if known else ""
 
 
 def _ndp(kind: int, packet: Packet, counters: Counters) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from pystack.counters import Counters
@@ -11,6 +12,11 @@ from pystack.wire.packet import Packet
 _DNS_PORTS: Final = frozenset((dns.PORT, 5353))
 _DHCP_PORTS: Final = frozenset((dhcp.SERVER_PORT, dhcp.CLIENT_PORT))
 _TFTP_PORT: Final = 69
+
+_TFTP_ERRORS: Final = {
+    tftp.NOT_DEFINED: "EUNDEF", tftp.FILE_NOT_FOUND: "ENOTFOUND", tftp.ACCESS_VIOLATION: "EACCESS", 3: "ENOSPACE",
+    tftp.ILLEGAL_OPERATION: "EBADOP", tftp.UNKNOWN_TRANSFER: "EBADID", 6: "EEXISTS", 7: "ENOUSER",
+}  # fmt: skip
 
 _MAX_RECORDS: Final = 16
 _MAX_TEXT: Final = 128
@@ -89,8 +95,8 @@ def _rdata(record: dns.Record) -> str:
         case dns.MX:
             return f" {dns.name_text(data[2:])} {int.from_bytes(data[:2], 'big')}"
         case dns.SRV:
-            port = int.from_bytes(data[4:6], "big")
-            return f" {dns.name_text(data[6:])}:{port}"
+            priority, weight, port = struct.unpack_from("!HHH", data)
+            return f" {dns.name_text(data[6:])}:{port} {priority} {weight}"
         case dns.TXT:
             return f' "{printable(data[1:])}"'
     return ""
@@ -134,7 +140,7 @@ def _tftp(payload: bytes) -> str:
         case tftp.Ack(block):
             return f"{head}, ACK block {block}"
         case tftp.Error(code, text):
-            return f'{head}, ERROR {code} "{printable(text)}"'
+            return f'{head}, ERROR {_TFTP_ERRORS.get(code, code)} "{printable(text)}"'
         case tftp.Oack(options):
             return f"{head}, OACK{_tftp_options(options)}"
         case None:
