@@ -26,7 +26,7 @@ def command(*, target: str, ifname: str, tun_device: str, no_configure: bool, **
     settings = Settings.of(options)
     network = guest_network(settings, ifname=ifname, tun_device=tun_device)
     if no_configure:
-        network = replace(network, address="")
+        network = replace(network, address=None, gateway=None)
     with contextlib.ExitStack() as undo:
         namespace, process = open_namespace(target)
         undo.callback(os.close, namespace)
@@ -42,6 +42,6 @@ def command(*, target: str, ifname: str, tun_device: str, no_configure: bool, **
             lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
             guest=None if no_configure else settings.plan.configured,
         ) as session:
-            at = "unconfigured" if no_configure else f"{network.address}/{network.prefix_len}"
+            at = "unconfigured" if no_configure else str(network.address)
             click.echo(f"pystack: {network.name} ({at}) is in the namespace of {target}; Ctrl-C ends it.", err=True)
             return session.serve(lambda: stopped(process))

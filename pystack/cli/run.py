@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Address
 from typing import Any
 
 import click
 
 from pystack.cli.options import Settings, serving_options
 from pystack.drivers.namespace import CommandGuest, GuestNetwork
-from pystack.slirp.plan import dotted
 
 
 def guest_network(settings: Settings, *, ifname: str, tun_device: str) -> GuestNetwork:
@@ -20,9 +20,8 @@ def guest_network(settings: Settings, *, ifname: str, tun_device: str) -> GuestN
         tun_device=tun_device,
         offload=settings.offload,
         mtu=settings.mtu,
-        address=dotted(plan.configured),
-        prefix_len=plan.network.prefixlen,
-        gateway=dotted(plan.gateway),
+        address=plan.interface(plan.configured),
+        gateway=IPv4Address(plan.gateway),
     )
 
 

@@ -66,9 +66,7 @@ class HostIO:
         UsageError: a published port is not to be had.
     """
 
-    def __init__(
-        self, gateway: Gateway, *, publish: Sequence[Publish] = (), resolv_conf: Path | None = None
-    ) -> None:
+    def __init__(self, gateway: Gateway, *, publish: Sequence[Publish] = (), resolv_conf: Path | None = None) -> None:
         self.gateway: Final = gateway
         self.file_limit: Final = raise_file_limit()
         self._epoll = select.epoll()

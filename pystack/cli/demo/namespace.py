@@ -69,7 +69,7 @@ def _start_client(network: GuestNetwork, port: int, undo: contextlib.ExitStack) 
     told, tell = os.pipe()
     lines = undo.enter_context(os.fdopen(told, encoding="utf-8"))
     os.set_inheritable(tell, True)
-    arguments = (network.gateway, str(port), str(steps.NAMESPACE_BYTES), str(tell))
+    arguments = (str(network.gateway), str(port), str(steps.NAMESPACE_BYTES), str(tell))
     try:
         guest = CommandGuest.start([sys.executable, "-m", _CLIENT, *arguments], network, nameservers=())
     finally:
