@@ -38,7 +38,7 @@ from pystack.tcp.engine import TcpEngine
 from pystack.tcp.listener import Listener
 from pystack.tcp.tcb import Connection
 from pystack.timers import Timers
-from pystack.wire import ethernet, icmp
+from pystack.wire import ethernet, icmp, ipv4
 from pystack.wire.packet import (
     ETHERTYPE_ARP,
     PROTO_ICMP,
@@ -230,6 +230,8 @@ class Stack:
         if reason:
             self.counters.bump(reason)
             return
+        if packet.l4 - packet.l3 > 20 and not self._options_allow_untrusted(packet):
+            return
         if self._learn_from_ip:
             self._neighbours.learn_from_ip(packet.src, src_mac, now)
             self._wake_paths()
@@ -257,6 +259,20 @@ class Stack:
             return "ipv4.not_ours"
         # RFC 1122 section 3.3.6: a broadcast on the link that is none of IP's.
         return "" if to_one else "ipv4.group_frame"
+
+    def _options_allow_untrusted(self, packet: Packet) -> bool:
+        """Whether a packet's IPv4 options are well-formed and ask for nothing that we refuse; counted if not.
+
+        What is not understood is ignored (RFC 1122 section 3.2.1.8). A source route is refused: it exists to get round
+        what addresses are trusted for (RFC 7126 sections 4.3 and 4.4).
+        """
+        options = ipv4.parse_options_untrusted(packet.frame, packet.l3 + 20, packet.l4, self.counters)
+        if options is None:
+            return False
+        if any(option.kind in (ipv4.OPT_LOOSE_ROUTE, ipv4.OPT_STRICT_ROUTE) for option in options):
+            self.counters.bump("ipv4.source_route")
+            return False
+        return True
 
     def _deliver(self, packet: Packet, now: Micros) -> None:
         """Hand a whole, verified packet for us to its protocol."""
