@@ -313,6 +313,8 @@ def _explain_open(error: OSError, name: str, device: str) -> UsageError | LinkEr
             )
         case errno.EINVAL | errno.EEXIST:
             return UsageError(f"{name or device} exists and is not a TAP device of this kind: choose another name.")
+        case errno.ENOTTY:
+            return UsageError(f"{device} is not the tun driver's: name its device node, usually /dev/net/tun.")
         case errno.ENODEV | errno.ENXIO:
             return UsageError(f"{device} has no driver behind it: load the kernel's tun module (modprobe tun).")
         case _:
