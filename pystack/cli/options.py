@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 import click
 
 from pystack.errors import UsageError
+from pystack.link.impairment import Impairment
 from pystack.slirp.forwards import Publish
 from pystack.slirp.plan import DEFAULT_CIDR, AddressPlan, dotted
 
@@ -31,7 +32,7 @@ class Settings:
         resolvers: where DNS queries go, 4 bytes each; empty: to those of the host. dns: whether there is DNS at all.
         allow_host_loopback: whether the guest reaches 127.0.0.1 of the host at the gateway's address.
         publish: ports of the host that lead into the guest.
-        capture: a pcapng file for every frame. impair: faults to inject, unparsed; seed: of their randomness.
+        capture: a pcapng file for every frame. impair: faults to inject; seed: of their randomness.
         offload: whether frames may be larger than the MTU.
         stats: whether to print what happened at the end. stats_json: where to write it.
     """
@@ -43,7 +44,7 @@ class Settings:
     allow_host_loopback: bool = False
     publish: tuple[Publish, ...] = ()
     capture: Path | None = None
-    impair: str | None = None
+    impair: Impairment | None = None
     seed: int | None = None
     offload: bool = True
     stats: bool = False
@@ -58,6 +59,7 @@ class Settings:
         """
         dns = options.pop("dns")
         no_dns = options.pop("no_dns")
+        impair = options.pop("impair")
         if dns and no_dns:
             raise UsageError("--dns and --no-dns contradict each other: give one of them.")
         return cls(
@@ -68,7 +70,7 @@ class Settings:
             allow_host_loopback=options.pop("allow_host_loopback"),
             publish=tuple(map(Publish.parse, options.pop("publish"))),
             capture=options.pop("capture"),
-            impair=options.pop("impair"),
+            impair=None if impair is None else Impairment.parse(impair),
             seed=options.pop("seed"),
             offload=not options.pop("no_offload", True),
             stats=options.pop("stats"),

@@ -76,10 +76,9 @@ class Session:
         if settings.impair is None:
             return link
         from pystack.link.impair import ImpairLink  # noqa: PLC0415 - for those who ask for it, here and below
-        from pystack.link.impairment import Impairment  # noqa: PLC0415
 
         seed = secrets.randbits(64) if settings.seed is None else settings.seed
-        return ImpairLink(link, Impairment.parse(settings.impair), seed=seed, counters=self.link_counters)
+        return ImpairLink(link, settings.impair, seed=seed, counters=self.link_counters)
 
     def _with_capture(self, link: Link) -> Link:
         """The capture is of what the gateway sees: after the faults on the way in, before those on the way out."""

@@ -31,7 +31,9 @@ def config(address: str, *, tcp: TcpConfig | None = None) -> StackConfig:
 
 
 @asynccontextmanager
-async def two_stacks(info: LinkInfo = ETHERNET, *, tcp: TcpConfig | None = None) -> AsyncIterator[tuple[AioStack, AioStack]]:
+async def two_stacks(
+    info: LinkInfo = ETHERNET, *, tcp: TcpConfig | None = None
+) -> AsyncIterator[tuple[AioStack, AioStack]]:
     """The stacks LEFT and RIGHT, running."""
     one, other = pair(info, wakeup=True)
     left = AioStack(Stack(config(LEFT, tcp=tcp), one.info, seed=1), one)

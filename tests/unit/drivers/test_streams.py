@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import ssl
 
 import pytest
 
@@ -311,6 +312,36 @@ def test_leaving_delivers_what_was_written() -> None:
             assert await got == BLOB
 
     run(scenario)
+
+
+def _anonymous_tls(purpose: int) -> ssl.SSLContext:
+    """TLS without certificates, by the anonymous ciphers of TLS 1.2: what is tested is the transport below it."""
+    context = ssl.SSLContext(purpose)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH-AES256-SHA:@SECLEVEL=0")
+    return context
+
+
+def test_tls_of_asyncio_runs_on_a_stacks_transport() -> None:
+    async def scenario(left: AioStack, right: AioStack) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await writer.start_tls(_anonymous_tls(ssl.PROTOCOL_TLS_SERVER))
+            writer.write((await reader.readuntil(b"\n")).upper() + BLOB)
+            writer.close()
+            await writer.wait_closed()
+
+        await right.start_server(serve, PORT)
+        context = _anonymous_tls(ssl.PROTOCOL_TLS_CLIENT)
+        reader, writer = await left.open_connection(RIGHT, PORT, ssl=context, server_hostname="right")
+        writer.write(b"hello\n")
+        assert await reader.read() == b"HELLO\n" + BLOB
+        assert writer.get_extra_info("cipher") is not None
+        writer.close()
+        await writer.wait_closed()
+
+    run(scenario, LARGE_SEGMENTS)
 
 
 def test_a_server_can_be_closed_and_waited_for() -> None:
