@@ -23,10 +23,16 @@ class Link(Protocol):
         """What this link can do."""
 
     def fileno(self) -> int:
-        """The descriptor to wait on for reading (and for writing while `wants_write`), or -1 if there is none."""
+        """The descriptor to wait on, -1 if there is none; the same until the link is at its end.
+
+        Wait for reading, and for writing too while frames were refused or `wants_write`. One that stands for several
+        things (an epoll) tells of room by being readable: offer refused frames again whenever it wakes up.
+        """
 
     def recv(self, now: Micros, limit: int = 64) -> list[bytes]:
         """Up to ``limit`` frames that have arrived by ``now``; an empty list when there are none.
+
+        Also the occasion for a link that holds frames to let go, in both directions, what is due.
 
         Raises:
             LinkClosed: the other end is gone and everything that it sent has been returned.
