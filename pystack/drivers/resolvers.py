@@ -16,7 +16,7 @@ _LARGEST_FILE: Final = 65_536
 def parse_resolv_conf(text: str) -> tuple[Resolver, ...]:
     """The resolvers that the C library would use (resolv.conf(5)); lines that it would not understand are skipped.
 
-    A link-local IPv6 address with a zone is skipped as well: there is no way to say the zone to a guest's query.
+    A link-local IPv6 address is skipped as well: it means nothing without its zone.
     """
     resolvers: list[Resolver] = []
     for line in text.splitlines():
@@ -24,9 +24,11 @@ def parse_resolv_conf(text: str) -> tuple[Resolver, ...]:
         if len(words) < 2 or words[0] != "nameserver":
             continue
         try:
-            resolvers.append((ip_address(words[1]).packed, PORT))
+            address = ip_address(words[1])
         except ValueError:
             continue
+        if address.version == 4 or not address.is_link_local:
+            resolvers.append((address.packed, PORT))
     return tuple(resolvers[:MAX_RESOLVERS])
 
 
