@@ -158,6 +158,10 @@ class Script:
         """The connection's state as the RFC writes it."""
         return self.c.state_name
 
+    def recovering(self) -> bool:
+        """Whether the connection is within a fast recovery."""
+        return self.c.in_recovery
+
     def counted(self, **expected: int) -> None:
         """Exactly these ``tcp.`` counters moved, by these amounts, since the last call."""
         moved = self.counters.since(self._snapshot)
