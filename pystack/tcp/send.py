@@ -160,18 +160,23 @@ def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> 
         c.counters.bump("tcp.retransmitted_bytes", n)
         if c.timed_at != NEVER and c.timed_seq > start:
             c.timed_at = NEVER  # Karn: an ACK would not say which copy it is for
+    _has_left(c, following, now)
+    return following
+
+
+def _has_left(c: Connection, following: int, now: Micros) -> None:
+    """Something up to ``following`` was sent: time what is new of it, and see that it is acknowledged."""
     if following > c.snd_max:
         c.snd_max = following
         if c.timed_at == NEVER and now >= c.timed_again_at:
             # An ACK of a byte that was never sent before can only be for this copy, whatever comes before it.
             c.timed_seq = following
             c.timed_at = now
-    c.override = False
     if c.rtx_at == NEVER:
         c.rtx_at = now + c.rto
+    c.override = False
     c.keepalive_at = NEVER
     c.sent_at = now
-    return following
 
 
 def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
@@ -213,6 +218,10 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
                 return True
         elif n < mss and not _worth_sending(c, n, start):
             return True
+        if n == c.segment_limit and start == c.snd_max and min(stop - start, room) > n:
+            frames = min((min(stop - start, room) - 1) // n, limit - len(out))
+            room -= _send_train(c, start, frames, now, out)
+            continue
         following = emit(c, start, n, now, out)
         room -= n
         c.snd_nxt = following
@@ -221,6 +230,28 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
         if following >= end and not c.fin_queued:
             return True
     return False
+
+
+def _send_train(c: Connection, start: int, count: int, now: Micros, out: list[TxFrame]) -> int:
+    """``count`` frames of the largest size with new data: `emit` in bulk, with what they share made once. Never the last
+    frame of what there is, whose flags differ. Returns how many bytes were sent."""
+    size, mss = c.segment_limit, c.mss
+    gso_size = mss if size > mss else 0
+    options = segment_options(c, now, False)
+    window = c.window_field()
+    ack = c.rcv_nxt & MASK
+    write, slices = c.writer.write, c.sendbuf.slices
+    end = start + count * size
+    for seq in range(start, end, size):
+        pieces = slices(seq, size)
+        if len(pieces) > _MAX_PIECES:
+            pieces = [b"".join(pieces)]
+        out.append(write(seq & MASK, ack, ACK, window, options, pieces, size, gso_size))
+    if c.dup_acks_due == 0:
+        _acked_now(c)
+    c.snd_nxt = end
+    _has_left(c, end, now)
+    return end - start
 
 
 def _worth_sending(c: Connection, n: int, start: int) -> bool:
