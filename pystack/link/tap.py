@@ -48,7 +48,8 @@ _TUN_F_USO: Final = 0x20 | 0x40  # USO4 and USO6, Linux 6.2
 _IFREQ: Final = struct.Struct("16sH22x")
 _INT: Final = struct.Struct("i")
 
-_VNET_HDR_LEN: Final = 10
+_VNET_HDR_LEN: Final = 10  # without num_buffers, which TAPs do not use
+_VNET_HDR_LENGTHS: Final = (10, 12)
 _LARGEST_FRAME_BYTES: Final = 14 + 2 * 4 + 65_535
 _RECV_BUDGET_BYTES: Final = 512 << 10  # what one `recv` brings stays in the caches until it is dealt with
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
@@ -260,6 +261,8 @@ def _negotiate(fd: int, *, offload: bool, mtu: int) -> LinkInfo:
     if not offload:
         return LinkInfo(mtu=mtu)
     (header,) = _INT.unpack(fcntl.ioctl(fd, _TUNGETVNETHDRSZ, _INT.pack(0)))
+    if header not in _VNET_HDR_LENGTHS:
+        raise UsageError(f"The TAP's virtio_net_hdr has {header} bytes: set it to 10 or 12 (TUNSETVNETHDRSZ).")
     with contextlib.suppress(OSError):  # a machine of little-endian order has no other
         fcntl.ioctl(fd, _TUNSETVNETLE, _INT.pack(1))
     wanted = _TUN_F_CSUM | _TUN_F_TSO4 | _TUN_F_TSO6
