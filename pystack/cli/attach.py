@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
 from pystack.cli.run import guest_network
 from pystack.drivers.namespace import enter_namespace, open_namespace
@@ -32,6 +33,7 @@ def command(*, target: str, ifname: str, tun_device: str, no_configure: bool, **
         undo.callback(os.close, namespace)
         if process >= 0:
             undo.callback(os.close, process)
+        undo.enter_context(signals.held())
         tap = enter_namespace(namespace, network)
         from pystack.cli.serving import Session  # noqa: PLC0415 - after the child has started, see `run`
         from pystack.cli.waiting import stopped  # noqa: PLC0415

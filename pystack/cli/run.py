@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
 from pystack.drivers.namespace import CommandGuest, GuestNetwork
 
@@ -49,11 +50,14 @@ def command(*, command: tuple[str, ...], ifname: str, tun_device: str, no_userns
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
         tap = guest.tap()
-        with Session(
-            settings,
-            lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
-            guest=settings.plan.configured,
-        ) as session:
+        with (
+            Session(
+                settings,
+                lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
+                guest=settings.plan.configured,
+            ) as session,
+            signals.held(),
+        ):
             guest.execute()
             return session.serve(lambda: command_status(guest))
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
 from pystack.counters import Counters
 from pystack.errors import UsageError
@@ -47,5 +48,5 @@ def command(*, path: str | None, listen: str | None, **options: Any) -> int:
         click.echo(f"pystack: waiting for QEMU at {sockets.text(link.address)}; Ctrl-C ends it.", err=True)
         return link
 
-    with Session(settings, announced) as session:
+    with signals.held(), Session(settings, announced) as session:
         return session.serve(stopped)

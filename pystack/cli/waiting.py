@@ -9,10 +9,9 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from pystack.cli import signals
 from pystack.drivers.namespace import CommandGuest
 
-_STOP: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_FORWARDED: Final = (*_STOP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _FROM_KEYBOARD: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 _POLITE_SECONDS: Final = 1.0
 
@@ -21,14 +20,15 @@ async def stopped(process: int = -1) -> int:
     """Wait for SIGTERM, SIGINT or SIGHUP, or for the end of the pidfd ``process``; the exit status is 0."""
     loop = asyncio.get_running_loop()
     end = asyncio.Event()
-    for number in _STOP:
+    for number in signals.STOP:
         loop.add_signal_handler(number, end.set)
     if process >= 0:
         loop.add_reader(process, end.set)
+    signals.release()
     try:
         await end.wait()
     finally:
-        for number in _STOP:
+        for number in signals.STOP:
             loop.remove_signal_handler(number)
         if process >= 0:
             loop.remove_reader(process)
@@ -52,14 +52,15 @@ async def command_status(guest: CommandGuest) -> int:
                 ended.set_result(os.waitstatus_to_exitcode(status))
 
     loop.add_signal_handler(signal.SIGCHLD, reap_all)
-    for number in _FORWARDED:
+    for number in signals.FORWARDED:
         loop.add_signal_handler(number, _forward, guest, number)
+    signals.release()
     try:
         reap_all()  # it may have ended before there was a handler
         code = await ended
         await _end_orphans()
     finally:
-        for number in (signal.SIGCHLD, *_FORWARDED):
+        for number in (signal.SIGCHLD, *signals.FORWARDED):
             loop.remove_signal_handler(number)
     return code if code >= 0 else 128 - code
 

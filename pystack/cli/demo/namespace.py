@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from pystack.cli import signals
 from pystack.cli.demo import steps
 from pystack.cli.demo.steps import Begin, End
 from pystack.cli.options import Settings
@@ -42,6 +43,7 @@ def run(settings: Settings, port: int, heading: str, svg: Path | None) -> int:
                 guest=settings.plan.configured,
             )
         )
+        undo.enter_context(signals.held())
         guest.execute()
         with Show(heading) as show:
             show.say(f"The guest: {network.name} in a network namespace; it sees this host as {network.gateway}.")
