@@ -6,7 +6,9 @@ a destination, the latest packet waits), RFC 5227 (probes and announcements).
 States of an entry::
 
     (none) --lookup--> INCOMPLETE --answer--> REACHABLE --reachable_time, in use--> PROBE --answer--> REACHABLE
-                       `--3 requests, nobody waits--> (none)                        `--3 requests--> INCOMPLETE
+    INCOMPLETE, PROBE --3 requests without an answer--> INCOMPLETE while somebody waits, else SILENT while in use,
+    else (none)
+    SILENT --lookup--> INCOMPLETE
 
 REACHABLE and unused goes at once. What TCP connections use (their `Path`) keeps the last address that was known while
 the neighbour is silent: their own timers decide when to give up. A new address reaches all of them.
@@ -37,6 +39,7 @@ from pystack.wire.packet import ETHERTYPE_IPV4, Packet
 INCOMPLETE: Final = 0
 REACHABLE: Final = 1
 PROBE: Final = 2
+SILENT: Final = 3
 
 _REQUEST_INTERVAL: Final[Micros] = SECOND  # RFC 1122 section 2.3.2.1: at most one a second
 _REQUESTS: Final = 3
@@ -60,7 +63,7 @@ class Limits:
 
 @final
 class Neighbour:
-    """One entry, and a timer owner. ``mac`` is None while INCOMPLETE and never otherwise.
+    """One entry, and a timer owner. ``mac`` is None while INCOMPLETE or SILENT and never otherwise.
 
     Attributes:
         paths: living paths through this neighbour, whoever owns them.
@@ -87,6 +90,11 @@ class Neighbour:
     def in_use(self) -> bool:
         """Whether a path that is in use goes through here."""
         return any(path.in_use for path in self.paths)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a packet, or a connection that never knew the address, waits for it."""
+        return bool(self.waiting) or any(path.in_use and not path.ready for path in self.paths)
 
     def on_timer(self, now: Micros) -> None:
         """Ask again, ask anew, or go."""
@@ -184,6 +192,10 @@ class NeighbourTable:
             if neighbour is None:
                 return None
             self._request(neighbour, now)
+        elif neighbour.state == SILENT:
+            neighbour.state = INCOMPLETE
+            neighbour.requests = 0
+            self._request(neighbour, now)
         neighbour.used = True
         return neighbour
 
@@ -243,12 +255,15 @@ class NeighbourTable:
             return
         self._drop_overdue(neighbour, now)
         if neighbour.requests >= _REQUESTS:
-            if not neighbour.in_use and not neighbour.waiting:
-                self._counters.bump("arp.unresolved")
-                self._remove(neighbour)
+            self._counters.bump("arp.unresolved")
+            neighbour.mac = None
+            if not neighbour.is_awaited:
+                if neighbour.in_use:
+                    neighbour.state = SILENT
+                else:
+                    self._remove(neighbour)
                 return
             neighbour.state = INCOMPLETE
-            neighbour.mac = None
         self._request(neighbour, now)
 
     def _drop_overdue(self, neighbour: Neighbour, now: Micros) -> None:
