@@ -56,7 +56,7 @@ bench: $(VENV)/.installed-bench ## measure the gateway against slirp4netns, past
 	$(BIN)/python -m tests.bench gateway $(ARGS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz: $(VENV)/.installed-fuzz ## fuzz TARGET=name for TIME=seconds, or all of them
 	@if [ "$(TARGET)" = all ]; then $(BIN)/python -m fuzz all --time $(TIME); \

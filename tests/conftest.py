@@ -77,7 +77,6 @@ _MISSING: dict[str, Callable[[], str]] = {
     "userns": _missing_userns,
     "tap": _missing_tap,
     "busybox": _program("busybox", "busybox-static"),
-    "cpio": _program("cpio", "cpio"),
     "curl": _program("curl", "curl"),
     "dig": _program("dig", "dnsutils (dig)"),
     "ip": _program("ip", "iproute2"),
