@@ -278,7 +278,7 @@ class Gateway:
             "dns_questions": len(self._dns),
         }
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Verify the invariants; for tests."""
         self.tcp.check()
         self.udp.check()

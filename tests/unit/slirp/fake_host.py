@@ -288,7 +288,7 @@ class Rig:
             moved |= self._frames(self.gateway, self.stack, self.to_guest)
             moved |= self._guest_events()
             if not moved:
-                self.gateway._check()
+                self.gateway.check()
                 return
         raise AssertionError("it never comes to rest")
 
