@@ -348,7 +348,12 @@ class Connection:
         return field
 
     def _window_grew(self) -> bool:
-        """Whether the window opened so far that the peer should hear of it without waiting for its data."""
+        """Whether the window opened so far that the peer should hear of it without waiting for its data.
+
+        Not while an ACK is due soon that says it too, unless what is still offered may hold the peer back until then.
+        """
+        if self.ack_delay_at != NEVER and self.rcv_adv - self.rcv_nxt >= 2 * self.mss:
+            return False
         growth = self.rcv_nxt + self.receive_space() - self.rcv_adv
         return growth >= min(max(2 * self.mss, self.rcv_buf >> 2), self.rcv_buf >> 1)
 

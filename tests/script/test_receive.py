@@ -118,6 +118,18 @@ def test_small_buffer_opens_by_half() -> None:
     s.expect("ACK seq=1 ack=1001 win=500")
 
 
+def test_a_wider_window_rides_on_the_ack_that_is_due() -> None:
+    # A SYN-ACK offers 65,535 bytes at most. To tell of a larger buffer at the first byte read would cost each short
+    # connection a segment, and helps nobody: a peer with more to send than this makes an ACK due at once.
+    s = Script(listen=True, window_scale=True, receive_buffer=1 << 20)
+    c = s.open_passively("SYN seq=0 win=65535 mss=1460 ws=7")
+    s.peer("ACK seq=1 ack=1 len=100")
+    assert len(c.read(100)) == 100
+    s.expect()
+    c.write(b"answer")
+    s.expect("ACK seq=1 ack=101 len=6 win=65535")  # in units of 16 bytes now
+
+
 def test_text_beyond_the_window_is_cut_off() -> None:
     s = Script(receive_buffer=1000)
     c = s.open_actively()
