@@ -62,6 +62,7 @@ class Settings:
         impair = options.pop("impair")
         if dns and no_dns:
             raise UsageError("--dns and --no-dns contradict each other: give one of them.")
+        check_writable(options["stats_json"])
         return cls(
             mtu=options.pop("mtu"),
             plan=AddressPlan.from_cidr(options.pop("cidr")),
@@ -81,6 +82,19 @@ class Settings:
     def nameservers(self) -> tuple[str, ...]:
         """What the guest's resolv.conf names."""
         return (dotted(self.plan.dns),) if self.dns else ()
+
+
+def check_writable(path: Path | None) -> None:
+    """Find out before the work, and not after it, whether its result can be written.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if path is not None:
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _resolver(text: str) -> bytes:

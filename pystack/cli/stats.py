@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pystack.errors import UsageError
+from pystack.errors import LinkError
 from pystack.slirp.stats import GatewayStats
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def amount(count: float) -> str:
     return f"{count:.0f} {_UNITS[unit]}" if not unit or count >= 100 else f"{count:.3g} {_UNITS[unit]}"
 
 
-def table(stats: GatewayStats, *, title: str = "What flowed") -> Table:
-    """The figures that a person wants, without those that are zero and say nothing."""
+def table(stats: GatewayStats, *, title: str = "What flowed", more: Sequence[tuple[str, str]] = ()) -> Table:
+    """The figures that a person wants, without those that are zero and say nothing; ``more`` rows at the end."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - 30 ms, for those who ask for a table
     from rich.table import Table  # noqa: PLC0415
 
@@ -49,6 +50,8 @@ def table(stats: GatewayStats, *, title: str = "What flowed") -> Table:
     for label, value, shown in rows:
         if shown:
             made.add_row(label, value)
+    for row in more:
+        made.add_row(*row)
     return made
 
 
@@ -56,7 +59,7 @@ def report(session: Session) -> None:
     """Do what --stats and --stats-json ask for.
 
     Raises:
-        UsageError: the JSON cannot be written.
+        LinkError: the JSON cannot be written.
     """
     stats = session.gateway.stats()
     if session.settings.stats:
@@ -79,4 +82,4 @@ def write_json(session: Session, stats: GatewayStats, path: Path) -> None:
     try:
         path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+        raise LinkError(f"{path} cannot be written: {error.strerror}.") from None

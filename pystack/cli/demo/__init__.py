@@ -9,7 +9,7 @@ import click
 
 from pystack.cli.demo import namespace
 from pystack.cli.demo.server import WebServer
-from pystack.cli.options import Settings
+from pystack.cli.options import Settings, check_writable
 from pystack.errors import UsageError
 
 _HEADING: Final = "A web server, a guest without a network, and between them a TCP/IP stack in Python"
@@ -20,6 +20,7 @@ _HEADING: Final = "A web server, a guest without a network, and between them a T
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Save a picture of the result.")
 def command(*, in_memory: bool, svg: Path | None) -> int:
     """Download through the stack with a real client in a namespace, and check what arrived."""
+    check_writable(svg)
     settings = Settings(allow_host_loopback=True, dns=False)
     with WebServer() as web:
         reason = "as you asked"

@@ -47,7 +47,7 @@ class Client:
         begin = time.perf_counter()
         good = b"".join(self._get("hello")) == server.HELLO
         name = "curl" if self._curl else "urllib"
-        return self._end(steps.hello_note(name, time.perf_counter() - begin), good=good)
+        return self._end(steps.hello_end(name, time.perf_counter() - begin, good=good))
 
     def _refused(self) -> bool:
         self._say(steps.REFUSED)
@@ -59,14 +59,14 @@ class Client:
             refused = True
         except OSError:
             pass
-        return self._end(steps.refused_note(time.perf_counter() - begin, refused=refused), good=refused)
+        return self._end(steps.refused_end(time.perf_counter() - begin, refused=refused))
 
     def _many(self) -> bool:
         self._say(steps.MANY)
         begin = time.perf_counter()
         with ThreadPoolExecutor(steps.AT_ONCE) as pool:
             good = sum(pool.map(self._small, range(steps.SMALL_DOWNLOADS)))
-        return self._end(steps.many_note(good, time.perf_counter() - begin), good=good == steps.SMALL_DOWNLOADS)
+        return self._end(steps.many_end(good, time.perf_counter() - begin))
 
     def _small(self, number: int) -> bool:
         with urlopen(self._url(f"small/{number}"), timeout=_PATIENCE) as answer:  # noqa: S310 - our own http: URL
@@ -80,16 +80,14 @@ class Client:
         for piece in self._get(f"bulk/{size}"):
             digest.update(piece)
         seconds = time.perf_counter() - begin
-        good = digest.hexdigest() == server.bulk_digest(size)
-        return self._end(steps.bulk_note(size, seconds, good=good), good=good)
+        return self._end(steps.bulk_end(size, seconds, good=digest.hexdigest() == server.bulk_digest(size)))
 
     def _upload(self, size: int) -> bool:
         expected = server.bulk_digest(size)
         self._say(steps.upload(size))
         begin = time.perf_counter()
         got = self._put_by_curl(size) if self._curl else self._put(size)
-        seconds = time.perf_counter() - begin
-        return self._end(steps.bulk_note(size, seconds, good=got == expected), good=got == expected)
+        return self._end(steps.bulk_end(size, time.perf_counter() - begin, good=got == expected))
 
     def _get(self, what: str) -> Iterator[bytes]:
         if not self._curl:
@@ -128,9 +126,9 @@ class Client:
     def _say(self, what: Begin | End) -> None:
         print(json.dumps(asdict(what)), file=self._tell, flush=True)
 
-    def _end(self, note: str, *, good: bool) -> bool:
-        self._say(End(good, note))
-        return good
+    def _end(self, end: End) -> bool:
+        self._say(end)
+        return end.good
 
 
 def _main(host: str, port: str, size: str, fd: str) -> int:

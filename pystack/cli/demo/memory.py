@@ -88,7 +88,7 @@ class MemoryClient:
     async def _hello(self) -> End:
         begin = time.perf_counter()
         good = (await self._get("hello")) == hashlib.sha256(server.HELLO).hexdigest()
-        return End(good, steps.hello_note("a client on the stack's streams", time.perf_counter() - begin))
+        return steps.hello_end("a client on the stack's streams", time.perf_counter() - begin, good=good)
 
     async def _refused(self) -> End:
         begin = time.perf_counter()
@@ -97,7 +97,7 @@ class MemoryClient:
             refused = False
         except ConnectionRefusedError:
             refused = True
-        return End(refused, steps.refused_note(time.perf_counter() - begin, refused=refused))
+        return steps.refused_end(time.perf_counter() - begin, refused=refused)
 
     async def _many(self) -> End:
         gate = asyncio.Semaphore(steps.AT_ONCE)
@@ -108,13 +108,13 @@ class MemoryClient:
 
         begin = time.perf_counter()
         good = sum(await asyncio.gather(*map(one, range(steps.SMALL_DOWNLOADS))))
-        return End(good == steps.SMALL_DOWNLOADS, steps.many_note(good, time.perf_counter() - begin))
+        return steps.many_end(good, time.perf_counter() - begin)
 
     async def _download(self, size: int) -> End:
         expected = server.bulk_digest(size)
         begin = time.perf_counter()
         good = await self._get(f"bulk/{size}") == expected
-        return End(good, steps.bulk_note(size, time.perf_counter() - begin, good=good))
+        return steps.bulk_end(size, time.perf_counter() - begin, good=good)
 
     async def _upload(self, size: int) -> End:
         expected = server.bulk_digest(size)
@@ -126,7 +126,7 @@ class MemoryClient:
         await reader.readuntil(b"\r\n\r\n")
         good = (await reader.read()).decode() == expected
         writer.close()
-        return End(good, steps.bulk_note(size, time.perf_counter() - begin, good=good))
+        return steps.bulk_end(size, time.perf_counter() - begin, good=good)
 
     async def _get(self, what: str) -> str:
         """The SHA-256 of what the server has under this name."""

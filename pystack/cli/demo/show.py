@@ -17,6 +17,7 @@ from rich.text import Text
 
 from pystack.cli.demo.steps import Begin, End
 from pystack.cli.stats import amount, table
+from pystack.errors import LinkError
 from pystack.slirp.stats import GatewayStats
 
 _BAR_WIDTH: Final = 24
@@ -97,20 +98,32 @@ class Show:
             self._live.update(self._steps(), refresh=True)
 
     def finish(self, stats: GatewayStats, svg: Path | None) -> None:
-        """What flowed, at the end; with the whole as a picture in the file ``svg``."""
+        """What flowed, at the end; with the whole as a picture in the file ``svg``.
+
+        Raises:
+            LinkError: the picture cannot be written.
+        """
         self._console.print()
         self._console.print(self._verdict(stats))
         if svg is not None:
             picture = Console(record=True, width=_SVG_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True)
             heading = Text(self._heading, style="bold")
             picture.print(heading, "", self._steps(), "", self._verdict(stats), sep="\n")
-            picture.save_svg(str(svg), title="pystack demo")
+            try:
+                picture.save_svg(str(svg), title="pystack demo")
+            except OSError as error:
+                raise LinkError(f"{svg} cannot be written: {error.strerror}.") from None
 
     def _verdict(self, stats: GatewayStats) -> RenderableType:
         word = Text("All of it arrived as it was sent.", style="green")
         if not self.good:
             word = Text("Something went wrong: see above.", style="bold red")
-        return Group(table(stats, title="What flowed through the stack"), word)
+        rates = [
+            (f"Throughput to the {'guest' if row.step.to_guest else 'host'}", f"{row.end.rate / 1e9:.2f} Gbit/s")
+            for row in self._rows
+            if row.end is not None and row.end.rate
+        ]
+        return Group(table(stats, title="What flowed through the stack", more=rates), word)
 
     def _steps(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

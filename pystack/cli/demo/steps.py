@@ -33,10 +33,12 @@ class End:
 
     Attributes:
         good: whether it brought what it should. note: what it brought, in a few words.
+        rate: of a bulk transfer, in bit/s.
     """
 
     good: bool
     note: str
+    rate: float = 0.0
 
 
 HELLO: Final = Begin("a first request")
@@ -54,21 +56,22 @@ def upload(size: int) -> Begin:
     return Begin(f"upload of {size // 1_000_000} MB", size, to_guest=False)
 
 
-def hello_note(client: str, seconds: float) -> str:
-    """What to say of the first request."""
-    return f"{client}, {seconds * 1000:.1f} ms"
+def hello_end(client: str, seconds: float, *, good: bool) -> End:
+    """How the first request went."""
+    return End(good, f"{client}, {seconds * 1000:.1f} ms")
 
 
-def many_note(good: int, seconds: float) -> str:
-    """What to say of the small downloads."""
-    return f"{good} SHA-256 equal, {seconds:.2f} s"
+def refused_end(seconds: float, *, refused: bool) -> End:
+    """How the connection to the closed port went."""
+    return End(refused, f"{'refused' if refused else 'NOT refused'} after {seconds * 1000:.1f} ms")
 
 
-def bulk_note(size: int, seconds: float, *, good: bool) -> str:
-    """What to say of a bulk transfer."""
-    return f"{size * 8 / seconds / 1e9:.2f} Gbit/s, SHA-256 {'equal' if good else 'DIFFERS'}"
+def many_end(good: int, seconds: float) -> End:
+    """How the small downloads went, of which ``good`` were good."""
+    return End(good == SMALL_DOWNLOADS, f"{good} SHA-256 equal, {seconds:.2f} s")
 
 
-def refused_note(seconds: float, *, refused: bool) -> str:
-    """What to say of the closed port."""
-    return f"{'refused' if refused else 'NOT refused'} after {seconds * 1000:.1f} ms"
+def bulk_end(size: int, seconds: float, *, good: bool) -> End:
+    """How a bulk transfer went."""
+    rate = size * 8 / seconds
+    return End(good, f"{rate / 1e9:.2f} Gbit/s, SHA-256 {'equal' if good else 'DIFFERS'}", rate)
