@@ -79,8 +79,10 @@ def _note_sack(c: Connection, ack: int, options: TcpOptions) -> None:
     news = 0
     for left32, right32 in options.sack:
         left, right = unwrap(left32, c.snd_una), unwrap(right32, c.snd_una)
-        if ack <= left < right <= c.snd_max and left >= c.snd_una:
-            news += c.board.add(left, right)
+        if ack <= left < right <= c.snd_max:
+            left = max(left, c.snd_una)  # an ACK that was overtaken may report what is acknowledged by now
+            if left < right:
+                news += c.board.add(left, right)
         elif not (left < right <= ack):  # a D-SACK (RFC 2883) lies below the ACK; anything else is a lie
             c.counters.bump("tcp.bad_sack")
     if not news:

@@ -102,6 +102,16 @@ def test_d_sack_is_tolerated() -> None:
     s.counted()
 
 
+def test_report_that_was_overtaken_by_an_ack_is_no_lie() -> None:
+    s, c = _sending(sack=True)
+    s.peer("ACK seq=1 ack=3001")
+    s.sent()
+    s.peer("ACK seq=1 ack=1 sack=1001:2001")  # reordered: below what is acknowledged by now
+    s.peer("ACK seq=1 ack=1 sack=2001:5001")
+    assert c.board.sacked == 2000
+    s.counted()
+
+
 def test_sack_blocks_that_lie_are_counted_and_ignored() -> None:
     s, c = _sending(sack=True)
     s.peer(
