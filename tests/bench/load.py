@@ -52,7 +52,7 @@ class Measured:
     """What one run gave."""
 
     value: float  # bit/s or requests/s
-    cpu_per_gigabyte: float | None = None  # seconds of user and system time per 10^9 bytes
+    cpu: float | None = None  # user and system time of the gateway: seconds per 10^9 bytes, or seconds per request
     errors: int = 0
 
 
@@ -132,7 +132,9 @@ def _requests(case: Case, running: Running, seconds: int) -> Measured:
     command = ["wrk", "-t1", f"-c{case.streams}", f"-d{seconds}s", "--timeout", "5s"]
     if case.kind == "new connection":
         command += ["-H", "Connection: close"]
+    before = running.cpu_seconds()
     done = running.guest.run([*command, f"http://{SERVER}:{_WEB_PORT}/"], timeout=seconds + _MARGIN)
+    after = running.cpu_seconds()
     said = done.stdout.decode(errors="replace")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", said)
     if rate is None:
@@ -140,4 +142,6 @@ def _requests(case: Case, running: Running, seconds: int) -> Measured:
     errors = re.search(r"connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
     failed = sum(map(int, errors.groups())) if errors else 0
-    return Measured(float(rate[1]), errors=failed + (int(refused[1]) if refused else 0))
+    total = re.search(r"(\d+) requests in", said)
+    spent = (after - before) / int(total[1]) if total and after is not None and before is not None else None
+    return Measured(float(rate[1]), spent, errors=failed + (int(refused[1]) if refused else 0))

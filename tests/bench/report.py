@@ -60,7 +60,7 @@ class Results:
         return mine / theirs if mine is not None and theirs else None
 
     def cpu(self, subject: str, case: Case) -> float | None:
-        spent = [run.cpu_per_gigabyte for run in self.runs.get((subject, case), ()) if run.cpu_per_gigabyte is not None]
+        spent = [run.cpu for run in self.runs.get((subject, case), ()) if run.cpu is not None]
         return median(spent) if spent else None
 
 
@@ -92,7 +92,7 @@ def print_all(results: Results, console: Console) -> None:
 def _table(results: Results) -> Table:
     rounds = max((len(runs) for runs in results.runs.values()), default=0)
     table = Table(
-        title=f"Gbit/s or thousand requests/s: median (min–max) of {rounds}; CPU seconds of the gateway per gigabyte"
+        title=f"Gbit/s or 1000 requests/s: median (min–max) of {rounds}; CPU time of the gateway per gigabyte or request"
     )
     table.add_column("MTU, direction, streams", no_wrap=True)
     for subject in results.subjects:
@@ -121,7 +121,7 @@ def _cell(results: Results, subject: str, case: Case) -> str:
         text += f" ({values[0]:.2f}–{values[-1]:.2f})"
     cpu = results.cpu(subject, case)
     if cpu is not None:
-        text += f"\n{cpu:.2f} s/GB"
+        text += f"\n{cpu:.2f} s/GB" if case.kind == "tcp" else f"\n{cpu * 1e6:.0f} µs/request"
     if errors := sum(run.errors for run in runs):
         text += f"\n{errors} errors"
     return text
@@ -160,7 +160,7 @@ def as_json(results: Results) -> dict[str, object]:
                 "unit": "bit/s" if case.kind == "tcp" else "requests/s",
                 "median": results.value(subject, case),
                 "runs": [run.value for run in runs],
-                "cpu_seconds_per_gigabyte": results.cpu(subject, case),
+                f"cpu_seconds_per_{'gigabyte' if case.kind == 'tcp' else 'request'}": results.cpu(subject, case),
                 "errors": sum(run.errors for run in runs),
             }
             for (subject, case), runs in results.runs.items()
