@@ -74,37 +74,19 @@ class Layout(Generic[Value]):
         Raises:
             ValueError: the declaration holds something else, mixes byte orders, or names other fields than ``value``.
         """
-        code = ""
-        orders: set[str] = set()
-        places: list[Bits | int] = []
-        names: list[str] = []
-        words = 0
+        plan = _Plan()
         for group in _groups(declaration):
             if group[0].bits:
-                width = sum(field.bits for field in group)
-                if width not in _WORDS:
-                    raise ValueError(f"a bit group of {width} bits is no word: {[field.name for field in group]}")
-                orders |= {">"} if width > 8 else set()
-                code += _WORDS[width]
-                for field in group:
-                    width -= field.bits
-                    if field.name:
-                        names.append(field.name)
-                        places.append(Bits(words, width, (1 << field.bits) - 1))
-                words += 1
-                continue
-            (field,) = group
-            orders |= {field.code[0]} if field.code[0] in "<>" else set()
-            code += field.code.lstrip("<>")
-            if field.name:
-                names.append(field.name)
-                places.append(words)
-                words += 1
-        if len(orders) > 1:
+                plan.add_bits(group)
+            else:
+                plan.add_word(*group)
+        if len(plan.orders) > 1:
             raise ValueError("one struct has one byte order")
-        if tuple(names) != value._fields:  # type: ignore[attr-defined]
-            raise ValueError(f"declared {names}, but {value.__name__} has {value._fields}")  # type: ignore[attr-defined]
-        return cls(declaration, struct.Struct((orders.pop() if orders else ">") + code), places, value)
+        expected: tuple[str, ...] = value._fields  # type: ignore[attr-defined]
+        if tuple(plan.names) != expected:
+            raise ValueError(f"declared {plan.names}, but {value.__name__} has {expected}")
+        order = plan.orders.pop() if plan.orders else ">"
+        return cls(declaration, struct.Struct(order + plan.code), plan.places, value)
 
     def unpack_from(self, data: Buffer, offset: int = 0) -> Value:
         """The fields at ``offset``. The caller has checked that `size` bytes are there.
@@ -150,6 +132,41 @@ class Layout(Generic[Value]):
     def nest(self, value: Value) -> dict[str, Any]:
         """The reverse of `flatten`: the nested dictionary that construct builds from."""
         return _nested(self.declaration, iter(value))
+
+
+class _Plan:
+    """What `Layout.derive` has found so far. Invariant: ``code`` unpacks to ``words`` words."""
+
+    def __init__(self) -> None:
+        self.code = ""
+        self.orders: set[str] = set()
+        self.names: list[str] = []
+        self.places: list[Bits | int] = []
+        self.words = 0
+
+    def add_bits(self, group: list[_Field]) -> None:
+        """One word that the fields of ``group`` share, the first one in its top bits."""
+        width = sum(field.bits for field in group)
+        if width not in _WORDS:
+            raise ValueError(f"a bit group of {width} bits is no word: {[field.name for field in group]}")
+        self.code += _WORDS[width]
+        if width > 8:
+            self.orders.add(">")
+        for field in group:
+            width -= field.bits
+            if field.name:
+                self.names.append(field.name)
+                self.places.append(Bits(self.words, width, (1 << field.bits) - 1))
+        self.words += 1
+
+    def add_word(self, field: _Field) -> None:
+        """A number, bytes, or padding (which has no name and unpacks to nothing)."""
+        self.orders.update(set(field.code) & {"<", ">"})
+        self.code += field.code.lstrip("<>")
+        if field.name:
+            self.names.append(field.name)
+            self.places.append(self.words)
+            self.words += 1
 
 
 def _as_bits(place: Bits | int) -> Bits:
