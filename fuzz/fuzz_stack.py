@@ -31,8 +31,6 @@ from pystack.wire import ethernet, icmp
 from pystack.wire.packet import ACK, ETHERTYPE_ARP, FIN, PSH, RST, SYN, URG, parse_untrusted, verify_untrusted
 from pystack.wire.tcp import build_options
 
-# ruff: noqa: SLF001  (a fuzzer looks behind the curtain)
-
 MAX_LEN = 4096
 
 _MAC = b"\x02\0\0\0\0\x01"
