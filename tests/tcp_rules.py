@@ -1,11 +1,9 @@
-"""Rules that hold in every test that runs a TCP: shared by the scripts, the unit tests and the property tests."""
+"""Rules that hold wherever a TCP runs: shared by the scripts, the unit and property tests, and the fuzzers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import pytest
 
 from pystack.tcp.state import NAMES, TRANSITIONS
 from pystack.tcp.tcb import Connection
@@ -15,7 +13,7 @@ from pystack.tcp.tcb import Connection
 def every_transition_is_allowed() -> Iterator[set[tuple[int, int]]]:
     """Hold every assignment to a connection's ``state``, wherever it is made, against `TRANSITIONS`.
 
-    Yields the set of the transitions that were seen.
+    Yields the set of the transitions that were seen. May be nested.
     """
     slot = vars(Connection)["state"]
     seen: set[tuple[int, int]] = set()
@@ -30,6 +28,8 @@ def every_transition_is_allowed() -> Iterator[set[tuple[int, int]]]:
             seen.add((old, new))
         slot.__set__(self, new)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Connection, "state", property(slot.__get__, change))
+    type.__setattr__(Connection, "state", property(slot.__get__, change))
+    try:
         yield seen
+    finally:
+        type.__setattr__(Connection, "state", slot)
