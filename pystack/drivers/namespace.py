@@ -9,34 +9,31 @@ Read before editing: namespaces(7), user_namespaces(7) (who may write a uid_map)
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import os
 import signal
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import Final, NoReturn, Self, final
 
 from pystack.drivers import linux
+from pystack.drivers.child import Channel, fork, reap
 from pystack.drivers.interface import Interface
 from pystack.errors import PystackError, UsageError
 
 _RESOLV_CONF: Final = "/etc/resolv.conf"
 _NS_GET_USERNS: Final = 0xB701  # ioctl_ns(2)
 _NS_GET_NSTYPE: Final = 0xB703
-_MESSAGE_MAX: Final = 4096
 
-# What child and parent tell each other; one SEQPACKET message each, a kind and a text.
+# The kinds of messages between parent and child.
 _UNSHARED: Final = b"U"
 _MAPPED: Final = b"M"
 _TAP: Final = b"T"
 _READY: Final = b"R"
 _GO: Final = b"G"
-_ERROR: Final = b"E"
 _NO_EXEC: Final = b"X"
 
 NOT_FOUND: Final = 127
@@ -75,79 +72,10 @@ class GuestNetwork:
     queue_frames: int = 4096
 
 
-# ------------------------------------------------------------------------------------------------ between the processes
-
-
-@final
-class _Channel:
-    """One end of the socket between parent and child."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._socket = end
-
-    def send(self, kind: bytes, text: str = "", fd: int | None = None) -> None:
-        ancillary = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        self._socket.sendmsg([kind + text.encode(errors="surrogateescape")[: _MESSAGE_MAX - 1]], ancillary)
-
-    def recv(self) -> tuple[bytes, str, int]:
-        """Kind, text and descriptor (-1: none) of the next message; the kind is b"" at the end."""
-        fds = array.array("i")
-        data, ancillary, _, _ = self._socket.recvmsg(_MESSAGE_MAX, socket.CMSG_SPACE(fds.itemsize))
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(payload[: fds.itemsize])
-        return data[:1], data[1:].decode(errors="surrogateescape"), fds[0] if fds else -1
-
-    def expect(self, kind: bytes) -> int:
-        """The descriptor that came with a message of ``kind``; what else arrives becomes an exception."""
-        got, text, fd = self.recv()
-        if got == kind:
-            return fd
-        if got == _ERROR:
-            raise UsageError(text)
-        raise PystackError("The process in the namespace ended before it was ready.")
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-def _fork(child_main: Callable[[_Channel], None]) -> tuple[int, _Channel]:
-    """Fork; in the child run ``child_main``, whose PystackError is told to the parent. Never returns in the child."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        return pid, _Channel(ours)
-    status = 1
-    try:
-        ours.close()
-        channel = _Channel(theirs)
-        try:
-            child_main(channel)
-            status = 0
-        except PystackError as error:
-            channel.send(_ERROR, str(error))
-        except OSError as error:
-            channel.send(_ERROR, f"The namespace cannot be set up: {error}.")
-    finally:
-        os._exit(status)  # whatever happened: the parent's cleanup is not the child's
-
-
-def reap(pid: int, *, kill: bool) -> int:
-    """Wait for a child of ours, killing it first if asked; returns its wait status (0 when someone else reaped it)."""
-    if kill:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    try:
-        return os.waitpid(pid, 0)[1]
-    except ChildProcessError:
-        return 0
-
-
 # ----------------------------------------------------------------------------------------------------- the TAP inside
 
 
-def _send_tap(channel: _Channel, network: GuestNetwork) -> None:
+def _send_tap(channel: Channel, network: GuestNetwork) -> None:
     """Make the TAP in the network namespace that we are in and send its descriptor, which then keeps it alive."""
     from pystack.link.tap import TapLink  # noqa: PLC0415 - the parent loads it meanwhile, on another processor
 
@@ -184,7 +112,7 @@ class CommandGuest:
         pid: of the process that becomes the command.
     """
 
-    def __init__(self, pid: int, channel: _Channel) -> None:
+    def __init__(self, pid: int, channel: Channel) -> None:
         self.pid = pid
         self._channel = channel
         self._reaped = False
@@ -206,7 +134,7 @@ class CommandGuest:
         """
         parent = os.getpid()
         linux.adopt_orphans()
-        pid, channel = _fork(lambda end: _be_command(end, parent, command, network, nameservers, user_namespace))
+        pid, channel = fork(lambda end: _be_command(end, parent, command, network, nameservers, user_namespace))
         guest = cls(pid, channel)
         try:
             channel.expect(_UNSHARED)
@@ -253,7 +181,7 @@ class CommandGuest:
 
 
 def _be_command(
-    channel: _Channel,
+    channel: Channel,
     parent: int,
     command: Sequence[str],
     network: GuestNetwork,
@@ -283,7 +211,7 @@ def _be_command(
     _execute(channel, command)
 
 
-def _execute(channel: _Channel, command: Sequence[str]) -> NoReturn:
+def _execute(channel: Channel, command: Sequence[str]) -> NoReturn:
     # Python ignores these for itself; a command expects to be ended by them.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -416,7 +344,7 @@ def enter_namespace(namespace: int, network: GuestNetwork) -> int:
     Raises:
         UsageError: the system refuses, with the reason.
     """
-    pid, channel = _fork(lambda end: _make_tap_within(end, namespace, network))
+    pid, channel = fork(lambda end: _make_tap_within(end, namespace, network))
     try:
         tap = channel.expect(_TAP)
         try:
@@ -430,7 +358,7 @@ def enter_namespace(namespace: int, network: GuestNetwork) -> int:
         reap(pid, kill=False)
 
 
-def _make_tap_within(channel: _Channel, namespace: int, network: GuestNetwork) -> None:
+def _make_tap_within(channel: Channel, namespace: int, network: GuestNetwork) -> None:
     try:
         with contextlib.suppress(PermissionError):  # an ancestor's, which cannot be entered and need not be
             owner = fcntl.ioctl(namespace, _NS_GET_USERNS)

@@ -18,13 +18,14 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Any, Final, Protocol, Self, TypeVar, cast, final
 
 from pystack.drivers.aio import Driver, monotonic
-from pystack.drivers.transport import StackDatagramTransport, StackTransport, os_error
+from pystack.drivers.datagram import StackDatagramTransport, os_error
+from pystack.drivers.server import StackServer
+from pystack.drivers.transport import StackTransport
 from pystack.errors import LinkClosed, UsageError
 from pystack.link.base import Link
 from pystack.net.icmp import Echo, PingEndpoint
 from pystack.stack import Stack
 from pystack.tcp import state
-from pystack.tcp.listener import Listener
 from pystack.tcp.tcb import Connection
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
@@ -114,8 +115,14 @@ class AioStack:
         events = self.stack.events()
         for endpoint, flags in events:
             handler = endpoint.user
-            if handler is not None:
+            if handler is None:
+                continue
+            try:
                 cast("_Handler", handler).on_events(flags)
+            except Exception as error:  # noqa: BLE001 - the application's: reported, and no other endpoint's affair
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": f"{handler!r} raised while it was told of events", "exception": error}
+                )
         if self._delivered is not None and not self._delivered.done():
             self._undelivered = {each for each in self._undelivered if each.state not in _DELIVERED}
             if not self._undelivered:
@@ -242,7 +249,13 @@ class AioStack:
         listener = self.stack.listen(port, address=address, backlog=backlog)
 
         def accept(connection: Connection, on_lost: Callable[[], None]) -> None:
-            self._adopt(connection, protocol_factory(), on_lost=on_lost).start()
+            try:
+                protocol = protocol_factory()
+            except BaseException:
+                connection.abort()
+                on_lost()
+                raise
+            self._adopt(connection, protocol, on_lost=on_lost).start()
 
         def closed(server: StackServer) -> None:
             self._servers.discard(server)
@@ -352,71 +365,3 @@ class _Ping:
                 self._answer.set_result(item)
             else:
                 self._answer.set_exception(os_error(item))
-
-
-@final
-class StackServer(asyncio.AbstractServer):
-    """A listener of a stack, with asyncio's server methods. Made by `AioStack.create_server`.
-
-    Attributes:
-        port: where it listens.
-    """
-
-    def __init__(
-        self,
-        listener: Listener,
-        accept: Callable[[Connection, Callable[[], None]], None],
-        closed: Callable[[StackServer], None],
-    ) -> None:
-        self._listener = listener
-        self._accept = accept
-        self._on_closed = closed
-        self._serving = True
-        self._active = 0
-        self._ended = asyncio.Event()
-        self.port = listener.key[1]
-        listener.user = self
-
-    def on_events(self, _flags: int) -> None:
-        """Take the connections that wait."""
-        while self._serving and (connection := self._listener.take()) is not None:
-            self._active += 1
-            self._accept(connection, self._on_lost)
-
-    def _on_lost(self) -> None:
-        self._active -= 1
-        self._end_if_idle()
-
-    def _end_if_idle(self) -> None:
-        if not self._serving and not self._active:
-            self._ended.set()
-
-    def close(self) -> None:
-        """Listen no more. Connections that were accepted go on."""
-        if self._serving:
-            self._serving = False
-            self._listener.close()
-            self._on_closed(self)
-            self._end_if_idle()
-
-    async def wait_closed(self) -> None:
-        """Wait until `close` was called and every connection is over, as Python 3.12's servers do."""
-        await self._ended.wait()
-
-    def is_serving(self) -> bool:
-        """Whether it accepts connections."""
-        return self._serving
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The loop it belongs to."""
-        return asyncio.get_running_loop()
-
-    async def start_serving(self) -> None:
-        """Nothing: it has been serving since it was made."""
-
-    async def serve_forever(self) -> None:
-        """Wait until cancelled, then close."""
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            self.close()

@@ -1,4 +1,4 @@
-"""asyncio's transports on a stack's endpoints, so that protocol libraries run on it as they run on sockets.
+"""asyncio's transport on a stack's connection, so that protocol libraries run on it as they run on sockets.
 
 Read before editing: the chapter "Transports and Protocols" of asyncio's reference, which states who calls what when.
 """
@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 from typing import Any, Final, final
 
-from pystack.clock import Micros
-from pystack.net.icmp import IcmpError
-from pystack.net.udp import UdpEndpoint
 from pystack.tcp import state
 from pystack.tcp.events import CLOSED, DATA, EOF, OPEN, SENT, TcpError
 from pystack.tcp.tcb import Connection
@@ -38,7 +35,8 @@ def error_of(connection: Connection) -> OSError | None:
     return None if connection.error is None else _ERRORS[connection.error]()
 
 
-def _name(address: bytes | None, port: int) -> tuple[str, int]:
+def name_of(address: bytes | None, port: int) -> tuple[str, int]:
+    """An address of 4 bytes (None: all of ours) and a port as a socket tells them."""
     return str(IPv4Address(address or bytes(4))), port
 
 
@@ -66,8 +64,8 @@ class StackTransport(asyncio.Transport):
     ) -> None:
         super().__init__(
             {
-                "peername": _name(connection.remote_addr, connection.remote_port),
-                "sockname": _name(connection.local_addr, connection.local_port),
+                "peername": name_of(connection.remote_addr, connection.remote_port),
+                "sockname": name_of(connection.local_addr, connection.local_port),
                 "connection": connection,
             }
         )
@@ -112,9 +110,8 @@ class StackTransport(asyncio.Transport):
     def fail(self, error: OSError) -> None:
         """End without a word to the peer: the stack has no link any more."""
         self._told_open(error)
-        if not self._closing:
-            self._closing = True
-            self._lose(error)
+        self._closing = True
+        self._lose(error)
 
     def _opened(self) -> None:
         if self._connected or self._closing:
@@ -164,9 +161,8 @@ class StackTransport(asyncio.Transport):
         self._told_open(error or _ERRORS[TcpError.ABORTED]())
         if error is None and self._connection.readable and not self._closing:
             return  # the protocol has paused; `_deliver` comes back here when it has read everything
-        if not self._closing:
-            self._closing = True
-            self._lose(error)
+        self._closing = True
+        self._lose(error)
 
     def _lose(self, error: BaseException | None) -> None:
         """Forget what was not sent and tell the protocol soon that the connection is lost, once."""
@@ -335,74 +331,3 @@ class StackTransport(asyncio.Transport):
     def __repr__(self) -> str:
         local, remote = self.get_extra_info("sockname"), self.get_extra_info("peername")
         return f"<{type(self).__name__} {local[0]}:{local[1]} to {remote[0]}:{remote[1]}>"
-
-
-@final
-class StackDatagramTransport(asyncio.DatagramTransport):
-    """One UDP endpoint of a stack. A datagram that cannot be sent is dropped, as UDP may."""
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        endpoint: UdpEndpoint,
-        protocol: asyncio.DatagramProtocol,
-        clock: Callable[[], Micros],
-        wake: Callable[[], None],
-    ) -> None:
-        extra: dict[str, object] = {"sockname": _name(endpoint.local_addr, endpoint.local_port)}
-        if endpoint.remote is not None:
-            extra["peername"] = _name(*endpoint.remote)
-        super().__init__(extra)
-        self._loop = loop
-        self._endpoint = endpoint
-        self._protocol = protocol
-        self._clock = clock
-        self._wake = wake
-
-    def on_events(self, _flags: int) -> None:
-        """Hand over the datagrams and errors that wait."""
-        while (error := self._endpoint.take_error()) is not None:
-            self._protocol.error_received(os_error(error))
-        while (datagram := self._endpoint.take()) is not None:
-            address, port = datagram.source
-            self._protocol.datagram_received(datagram.payload, _name(address, port))
-
-    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
-        """Send one datagram to ``addr`` (host, port), or to the address that the endpoint was made for."""
-        to = None if addr is None else (IPv4Address(addr[0]).packed, addr[1])
-        remote = self._endpoint.remote
-        if to is None and remote is None:
-            raise ValueError("sendto() needs an address: the endpoint was made without one")
-        if to is not None and remote is not None and to != remote:
-            raise ValueError(f"Invalid address: must be None or {_name(*remote)}")
-        self._endpoint.send(data if isinstance(data, bytes) else bytes(data), self._clock(), to=to)
-        self._wake()
-
-    def is_closing(self) -> bool:
-        """Whether it is closed."""
-        return self._endpoint.closed
-
-    def close(self) -> None:
-        """Give the port back. What was sent is with the stack."""
-        if not self._endpoint.closed:
-            self._endpoint.close()
-            self._loop.call_soon(self._protocol.connection_lost, None)
-
-    def abort(self) -> None:
-        """Do the same as `close`: nothing is held back that could be dropped."""
-        self.close()
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Talk to ``protocol`` from now on."""
-        assert isinstance(protocol, asyncio.DatagramProtocol)
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Whom it talks to."""
-        return self._protocol
-
-
-def os_error(error: IcmpError) -> OSError:
-    """The errno that a socket's owner gets for an ICMP error."""
-    number = errno.ECONNREFUSED if error.is_hard else errno.EMSGSIZE if error.is_too_big else errno.EHOSTUNREACH
-    return OSError(number, os.strerror(number))

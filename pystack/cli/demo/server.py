@@ -15,7 +15,7 @@ from random import Random
 from typing import Final, Self, final
 
 from pystack.drivers import linux
-from pystack.drivers.namespace import reap
+from pystack.drivers.child import reap
 
 HELLO: Final = b"Hello from a web server that never heard of pystack.\n"
 _BLOCK: Final = Random(2_147_483_647).randbytes(1 << 20)  # noqa: S311 - bytes that do not compress, not a secret

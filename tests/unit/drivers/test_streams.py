@@ -253,6 +253,92 @@ def test_a_protocol_that_raises_loses_its_connection_and_no_other() -> None:
     run(scenario)
 
 
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self) -> None:
+        self.got: asyncio.Queue[tuple[bytes, tuple[str | object, int]] | Exception] = asyncio.Queue()
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        self.got.put_nowait((data, addr))
+
+    def error_received(self, exc: Exception) -> None:
+        self.got.put_nowait(exc)
+
+
+class _Lost(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+def test_a_reset_while_closing_still_ends_with_connection_lost() -> None:
+    async def scenario(left: AioStack, right: AioStack) -> None:
+        served: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+        async def hold(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served.put_nowait(writer)
+
+        await right.start_server(hold, PORT, limit=1000)
+        transport, protocol = await left.create_connection(_Lost, RIGHT, PORT)
+        transport.write(bytes(1_000_000))
+        transport.close()
+        assert transport.is_closing()
+        writer = await served.get()
+        assert not protocol.lost.done()
+        writer.transport.abort()
+        assert isinstance(await protocol.lost, ConnectionResetError)
+
+    run(scenario, tcp=TcpConfig(receive_buffer=65_536, send_buffer=65_536))
+
+
+def test_a_datagram_protocol_that_raises_is_reported_and_goes_on() -> None:
+    class Raising(_Datagrams):
+        def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+            if data == b"bad":
+                raise ValueError("a bug of the application")
+            super().datagram_received(data, addr)
+
+    async def scenario(left: AioStack, right: AioStack) -> None:
+        reported: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+        _, server = await right.create_datagram_endpoint(Raising, local_addr=(RIGHT, PORT))
+        transport, _ = await left.create_datagram_endpoint(_Datagrams, remote_addr=(RIGHT, PORT))
+        for payload in (b"bad", b"good"):
+            transport.sendto(payload)
+            await left.ping(RIGHT)
+        datagram = await server.got.get()
+        assert isinstance(datagram, tuple)
+        assert datagram[0] == b"good"
+        assert len(reported) == 1
+
+    run(scenario)
+
+
+def test_a_protocol_factory_that_raises_resets_the_connection_and_the_server_goes_on() -> None:
+    async def scenario(left: AioStack, right: AioStack) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        made: list[asyncio.Protocol] = []
+
+        def factory() -> asyncio.Protocol:
+            made.append(asyncio.Protocol())
+            if len(made) == 1:
+                raise ValueError("a bug of the application")
+            return made[-1]
+
+        server = await right.create_server(factory, PORT)
+        reader, writer = await left.open_connection(RIGHT, PORT)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        _, other = await left.open_connection(RIGHT, PORT)
+        other.close()
+        server.close()
+        await left.ping(RIGHT)
+
+    run(scenario)
+
+
 def test_the_marks_of_the_write_buffer_have_asyncios_defaults_and_can_be_set() -> None:
     async def scenario(left: AioStack, right: AioStack) -> None:
         await right.start_server(_echo, PORT)
@@ -380,17 +466,6 @@ def test_ping_measures_a_round_trip_and_times_out_when_nobody_answers() -> None:
             await left.ping(NOBODY, timeout=0.05)
 
     run(scenario)
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.got: asyncio.Queue[tuple[bytes, tuple[str | object, int]] | Exception] = asyncio.Queue()
-
-    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
-        self.got.put_nowait((data, addr))
-
-    def error_received(self, exc: Exception) -> None:
-        self.got.put_nowait(exc)
 
 
 def test_datagrams_keep_their_borders_and_their_senders() -> None:
