@@ -92,7 +92,7 @@ def print_all(results: Results, console: Console) -> None:
 def _table(results: Results) -> Table:
     rounds = max((len(runs) for runs in results.runs.values()), default=0)
     table = Table(
-        title=f"Gbit/s or 1000 requests/s: median (min–max) of {rounds}; CPU time of the gateway per gigabyte or request"
+        title=f"Gbit/s or 1000 requests/s: median (min–max) of {rounds}; CPU time of the gateway per gigabyte, request"
     )
     table.add_column("MTU, direction, streams", no_wrap=True)
     for subject in results.subjects:
