@@ -71,10 +71,12 @@ class TcpSocket:
         readable: an edge said that there is something to read, and it was not all read.
         writable: the kernel's buffer was not found full since the last edge.
         to_the_end: a short read does not prove that everything was read.
+        failed: writing failed; what the host had sent before is still to be read.
     """
 
     __slots__ = (
-        "_events", "_fd", "_flow", "_io", "_recv", "_send", "_sock", "dialing", "readable", "to_the_end", "writable",
+        "_events", "_fd", "_flow", "_io", "_recv", "_send", "_sock", "dialing", "failed", "readable", "to_the_end",
+        "writable",
     )  # fmt: skip
 
     def __init__(self, io: HostIO, flow: TcpFlow, sock: socket.socket, *, dialing: bool) -> None:
@@ -88,6 +90,7 @@ class TcpSocket:
         self.readable = False
         self.writable = not dialing
         self.to_the_end = False
+        self.failed = False
         # The other side decided what a segment is. What is urgent is one byte of the stream (RFC 6093).
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
@@ -102,7 +105,7 @@ class TcpSocket:
         if self.dialing:
             self._on_dialled(now)
             return
-        if events & EPOLLOUT and not self.writable:
+        if events & EPOLLOUT and not self.writable and not self.failed:
             self.writable = True
             self.write(now)
         if events & _INCOMING and self._flow.host is self:
@@ -143,6 +146,9 @@ class TcpSocket:
                 self._broken(now)
                 return
             if not data:
+                if self.failed:
+                    self._broken(now)
+                    return
                 self.readable = False
                 nat.host_eof(flow, now)
                 return
@@ -167,7 +173,7 @@ class TcpSocket:
                 self._wait_to_write()
                 return
             except OSError:
-                self._broken(now)
+                self._fail_to_write(now)
                 return
             self._io.gateway.tcp.written(flow, n, now)
             if n < waiting and len(chunks) < _IOV:
@@ -179,6 +185,12 @@ class TcpSocket:
         if not self._events & EPOLLOUT:
             self._events |= EPOLLOUT
             self._io.modify(self._fd, self._events)
+
+    def _fail_to_write(self, now: Micros) -> None:
+        """The connection is over. The kernel still has what came before: the reason, perhaps, why it was ended."""
+        self.writable = False
+        self.failed = self.readable = self.to_the_end = True
+        self.read(now)
 
     def _broken(self, now: Micros) -> None:
         """The connection is over, and not in an orderly way: an RST, or retransmissions without an answer."""

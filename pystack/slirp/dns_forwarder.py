@@ -17,6 +17,7 @@ from typing import Final, final
 from pystack.clock import SECOND, Micros
 from pystack.counters import Counters
 from pystack.slirp.requests import DNS_CLOSE, DNS_QUERY, HostRequest
+from pystack.timers import NEVER
 from pystack.wire import dns
 
 PORT: Final = 53
@@ -123,6 +124,7 @@ class DnsForwarder:
         self._secret = (seed & (1 << 128) - 1).to_bytes(16, "big")
         self._serial = 0
         self._pending: dict[Key, Pending] = {}
+        self._due: Micros = NEVER  # no later than the first instant at which a question needs attention
         self._requests = requests
         self.answers: list[tuple[Guest, bytes]] = []
 
@@ -151,6 +153,7 @@ class DnsForwarder:
     def _start(self, question: Pending) -> None:
         self._counters.bump("dns.queries")
         self._pending[question.key] = question
+        self._due = min(self._due, question.retry_at)
         self._ask(question)
 
     def reply_untrusted(self, transaction: Transaction, message: bytes, now: Micros) -> None:
@@ -178,8 +181,7 @@ class DnsForwarder:
 
     def tick(self, now: Micros) -> None:
         """Ask again, or give up, where the time has come."""
-        due = self.next_timeout()
-        if due is None or due > now:
+        if now < self._due:
             return
         for question in list(self._pending.values()):
             if question.expires_at <= now:
@@ -188,10 +190,11 @@ class DnsForwarder:
             elif question.retry_at <= now:
                 question.retry_at = now + RETRY_AFTER
                 self._ask(question)
+        self._due = min((min(q.retry_at, q.expires_at) for q in self._pending.values()), default=NEVER)
 
     def next_timeout(self) -> Micros | None:
-        """The next instant at which `tick` has something to do. O(questions in flight)."""
-        return min((min(q.retry_at, q.expires_at) for q in self._pending.values()), default=None)
+        """The next instant at which `tick` may have something to do, None if never."""
+        return self._due if self._pending else None
 
     def _ask(self, question: Pending) -> None:
         """Ask the resolver whose turn it is."""

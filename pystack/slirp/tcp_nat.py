@@ -188,7 +188,12 @@ class TcpNat:
                 return  # the host has not taken everything yet: `written` ends it
             self._guest_eof(flow)
             return
-        self._counters.bump("slirp.tcp_reset_by_guest" if flow.state == OPEN else "slirp.tcp_given_up")
+        if flow.state == DIALING:
+            reason = "slirp.inbound_failed" if flow.inbound else "slirp.tcp_given_up"
+        else:
+            silent = conn.error is events.TcpError.TIMED_OUT
+            reason = "slirp.tcp_guest_silent" if silent else "slirp.tcp_reset_by_guest"
+        self._counters.bump(reason)
         if flow.state != DRAINING:
             self._requests.append((ABORT, flow, None))
         self._forget(flow)

@@ -137,6 +137,20 @@ def test_the_guests_rst_reaches_the_host() -> None:
             server.recv(1)
 
 
+def test_what_the_host_said_before_it_hung_up_is_read_although_writing_failed() -> None:
+    with Live() as live, connected(live) as (guest, server):
+        server.sendall(b"413 too large")
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        guest.conn.write(b"more of it")
+        live._carry(live.guest, live.gateway, live.now())
+        live.hostio.perform(live.gateway.requests(), live.now())  # before anything was read
+        live.until(guest.is_over)
+        assert guest.got == b"413 too large"
+        assert guest.conn.error is TcpError.RESET
+        live.until(lambda: not live.gateway.flows())
+
+
 def test_a_closed_window_holds_the_host_back_without_spinning() -> None:
     small = TcpConfig(send_buffer=100_000, nagle=False)
     with Live(tcp=small, guest_tcp=TcpConfig(receive_buffer=50_000)) as live, connected(live) as (guest, server):

@@ -62,6 +62,7 @@ def test_a_port_that_is_closed_in_the_guest_resets_the_peer() -> None:
     rig.settle()
     assert host.ends == "reset"
     assert len(rig.gateway.tcp) == 0
+    assert rig.counters["slirp.inbound_failed"] == 1
 
 
 def test_a_guest_that_is_not_there_resets_the_peer_in_the_end() -> None:

@@ -398,6 +398,7 @@ def test_a_guest_that_vanished_with_data_under_way_is_noticed() -> None:
     host.send(b"hello?")
     rig.run(180)
     assert host.ends == "reset"
+    assert rig.counters["slirp.tcp_guest_silent"] == 1
     assert len(rig.gateway.tcp) == 0
 
 
