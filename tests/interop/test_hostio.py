@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -232,6 +233,48 @@ def test_two_hundred_connections_at_once() -> None:
         assert [bytes(guest.got) for guest in guests] == [n.to_bytes(4, "big") * 1000 for n in range(200)]
         live.until(lambda: not live.gateway.flows())
         assert live.gateway.stats().tcp_opened == 200
+
+
+def test_no_edge_is_missed_in_a_crowd_of_stops_and_starts() -> None:
+    """Small buffers everywhere and a server that echoes in odd pieces: every flow stops and starts many times."""
+    random = Random(5)
+    payloads = [random.randbytes(random.randrange(1, 400_000)) for _ in range(30)]
+    listener, port = listening()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+
+    def echo(server: socket.socket, chunk: int) -> None:
+        with closing(server):
+            while data := server.recv(chunk):
+                server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+
+    def accept_all() -> None:
+        echoes = []
+        for chunk in range(100, 3100, 100):
+            server, _ = listener.accept()
+            server.settimeout(20)
+            echoes.append(in_background(threading.Thread(target=echo, args=(server, chunk * 3))))
+        for thread in echoes:
+            thread.join()
+
+    small = TcpConfig(receive_buffer=30_000, send_buffer=70_000, nagle=False)
+    with closing(listener), Live(tcp=small, guest_tcp=TcpConfig(receive_buffer=20_000)) as live:
+        guests = [live.connect(port) for _ in payloads]
+        left = [memoryview(payload) for payload in payloads]
+        acceptor = in_background(threading.Thread(target=accept_all))
+
+        def done() -> bool:
+            for number, guest in enumerate(guests):
+                if left[number]:
+                    left[number] = left[number][guest.conn.write(left[number]) :]
+                    if not left[number]:
+                        guest.conn.shutdown()
+            return all(guest.conn.eof for guest in guests)
+
+        live.until(done, patience=60)
+        acceptor.join()
+        assert [bytes(guest.got) for guest in guests] == payloads
+        live.until(lambda: not live.gateway.flows())
 
 
 def test_a_thousand_connections_leave_no_descriptor_behind() -> None:
