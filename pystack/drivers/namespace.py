@@ -139,7 +139,10 @@ class CommandGuest:
         try:
             channel.expect(_UNSHARED)
             if user_namespace:
-                _map_users(pid)
+                try:
+                    _map_users(pid)
+                except OSError as error:
+                    raise UsageError(f"Users cannot be mapped into the namespace: {error}{_apparmor_hint()}.") from None
             channel.send(_MAPPED)
         except BaseException:
             guest.close()
@@ -200,11 +203,11 @@ def _be_command(
     linux.die_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         return
-    _send_tap(channel, network)
     try:
         _replace_resolv_conf("".join(f"nameserver {address}\n" for address in nameservers))
     except OSError as error:
         raise UsageError(f"{_RESOLV_CONF} cannot be replaced in the namespace ({error}){_apparmor_hint()}.") from None
+    _send_tap(channel, network)
     _configure(network)
     channel.send(_READY)
     channel.expect(_GO)
@@ -274,16 +277,21 @@ def _make_resolv_conf_possible(scratch: str) -> None:
 
 def _why_no_namespace(error: OSError, *, user_namespace: bool) -> str:
     if not user_namespace:
-        return f"A network namespace cannot be made ({error.strerror}): run as root, or leave --no-userns out."
+        return (
+            f"A network namespace cannot be made ({error.strerror}): be root with CAP_SYS_ADMIN, "
+            "or leave --no-userns out."
+        )
     for switch, wanted in (("kernel/unprivileged_userns_clone", "1"), ("user/max_user_namespaces", "10000")):
-        path = Path("/proc/sys", switch)
         with contextlib.suppress(OSError):
-            if path.read_text().strip() == "0":
+            if Path("/proc/sys", switch).read_text().strip() == "0":
                 return (
                     "This system lets no ordinary user make a namespace: run as root with --no-userns, or set "
                     f"sysctl {switch.replace('/', '.')}={wanted}."
                 )
-    return f"A user namespace cannot be made ({error.strerror}): run as root with --no-userns."
+    return (
+        f"A user namespace cannot be made ({error.strerror}): run as root with --no-userns, or, in a container, let it "
+        "have namespaces (docker run --security-opt seccomp=unconfined)."
+    )
 
 
 def _apparmor_hint() -> str:
