@@ -29,6 +29,13 @@ def test_the_sum_equals_the_loop_over_words(data: bytes) -> None:
         assert checksum.valid(data + field.to_bytes(2, "big"))
 
 
+@given(st.binary(min_size=1, max_size=40), st.integers(1000, 5000))
+def test_the_sum_of_long_data_equals_the_loop_over_words(pattern: bytes, length: int) -> None:
+    data = (pattern * length)[:length]
+    for buffer in (data, bytearray(data), memoryview(data)):
+        assert checksum.finish(checksum.sum16(buffer)) % 0xFFFF == by_words(data) % 0xFFFF
+
+
 @given(st.binary(min_size=1, max_size=200), st.integers(1, 0xFFFE))
 def test_a_wrong_field_is_not_valid(data: bytes, error: int) -> None:
     data += bytes(len(data) % 2)
