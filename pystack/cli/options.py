@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import AddressValueError, IPv4Address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
@@ -29,7 +29,7 @@ class Settings:
     Attributes:
         mtu: of the guest's link, bytes.
         plan: the guest's network.
-        resolvers: where DNS queries go, 4 bytes each; empty: to those of the host. dns: whether there is DNS at all.
+        resolvers: where DNS queries go, 4 or 16 bytes each; empty: to those of the host. dns: whether there is any DNS.
         allow_host_loopback: whether the guest reaches 127.0.0.1 of the host at the gateway's address.
         publish: ports of the host that lead into the guest.
         capture: a pcapng file for every frame. impair: faults to inject; seed: of their randomness.
@@ -99,9 +99,9 @@ def check_writable(path: Path | None) -> None:
 
 def _resolver(text: str) -> bytes:
     try:
-        return IPv4Address(text).packed
-    except AddressValueError:
-        raise UsageError(f"--dns {text!r} is not an IPv4 address: write for example 9.9.9.9.") from None
+        return ip_address(text).packed
+    except ValueError:
+        raise UsageError(f"--dns {text!r} is not an IP address: write for example 9.9.9.9.") from None
 
 
 _SHARED: Final = (

@@ -28,7 +28,7 @@ def pystack(*arguments: str) -> Result:
             "'10.0.2.7/24' is an address inside a network: write the network, 10.0.2.0/24.",
         ),
         (["run", "--cidr", "nonsense"], "'nonsense' is not an IPv4 network: write it as 10.0.2.0/24."),
-        (["run", "--dns", "nonsense"], "--dns 'nonsense' is not an IPv4 address: write for example 9.9.9.9."),
+        (["run", "--dns", "nonsense"], "--dns 'nonsense' is not an IP address: write for example 9.9.9.9."),
         (["run", "--dns", "9.9.9.9", "--no-dns"], "--dns and --no-dns contradict each other: give one of them."),
         (
             ["run", "--publish", "80"],
