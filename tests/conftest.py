@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -127,8 +128,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def _children() -> set[int]:
     """Process ids of this process' children, zombies included."""
-    tasks = Path("/proc/self/task")
-    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
+    children: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that ended meanwhile: its children are the process' now
+            children |= {int(pid) for pid in (task / "children").read_text().split()}
+    return children
 
 
 def _named_namespaces() -> set[str]:

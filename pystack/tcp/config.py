@@ -32,6 +32,7 @@ class TcpConfig:
         congestion: makes the congestion controller of a connection from its SMSS.
         max_out_of_order: how many out-of-order pieces are kept per connection.
         challenge_acks_per_second: the throttle of RFC 5961 section 7, per connection.
+        dscp: the differentiated services code point of what is sent, 0 to 63 (RFC 9293 section 3.9.1.9).
     """
 
     receive_buffer: int = 1 << 20
@@ -57,3 +58,4 @@ class TcpConfig:
     congestion: Callable[[int, int], CongestionControl] = NewReno
     max_out_of_order: int = 4096
     challenge_acks_per_second: int = 10
+    dscp: int = 0

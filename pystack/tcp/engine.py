@@ -365,6 +365,8 @@ class TcpEngine:
             # MAY-2 asks for an ISN above all that the last connection has used; a fast one outruns the clock.
             iss = (before.snd_max + _ISN_STEP) & MASK
         path = self._path_to(local[0], remote[0], packet)
+        if config.dscp:
+            path.tos = config.dscp << 2
         c = self._connections[key] = Connection(self, config, path, key, local, remote, iss, ts_offset)
         return c
 

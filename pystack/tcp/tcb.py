@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from pystack.clock import Micros
 from pystack.counters import Counters
+from pystack.errors import UsageError
 from pystack.frame import Buffer
 from pystack.net.path import Path
 from pystack.seq import MASK
@@ -299,6 +300,13 @@ class Connection:
             self.engine.send_refusal(self)
         self.engine.finish(self, TcpError.REFUSED)
 
+    def set_dscp(self, dscp: int) -> None:
+        """Send with the code point ``dscp`` (0 to 63) from now on (RFC 9293 section 3.9.1.9: MUST-48, SHLD-21)."""
+        if not 0 <= dscp < 64:
+            raise UsageError(f"{dscp} is no DSCP: choose one from 0 to 63.")
+        self.path.tos = dscp << 2
+        self.writer = SegmentWriter(self.path, self.local_port, self.remote_port)
+
     # -- what receive and send share ------------------------------------------------------------------------------
 
     def mark(self) -> None:
@@ -394,7 +402,7 @@ class Connection:
         """Verify the invariants; for tests."""
         assert self.snd_una <= self.snd_nxt <= self.snd_max, self
         assert self.snd_max <= self.sendbuf.end + 1
-        assert self.rcv_nxt <= self.rcv_adv or self.peer_fin >= 0 or self.state in (CLOSED, SYN_SENT, SYN_RECEIVED)
+        assert self.rcv_nxt <= self.rcv_adv or self.state in (CLOSED, SYN_SENT, SYN_RECEIVED)
         assert self.readable == sum(len(chunk) for chunk in self.rx)
         assert self.cc.cwnd >= 1
         if self.assembler is not None:

@@ -10,6 +10,7 @@ from typing import Final
 from pystack.clock import Micros
 from pystack.frame import TxFrame
 from pystack.seq import MASK
+from pystack.tcp import events
 from pystack.tcp.events import TcpError
 from pystack.tcp.send import arm, arm_keepalive, emit, segment_options
 from pystack.tcp.state import CLOSED, SYN_RECEIVED
@@ -18,6 +19,7 @@ from pystack.timers import NEVER
 from pystack.wire.packet import ACK
 
 _MAX_BACKOFF: Final = 16
+_R1: Final = 3  # RFC 9293 section 3.8.3: the owner hears of it (SHLD-9, SHLD-10)
 _MIN_RETRANSMITS: Final = 6  # a time-out that is backed off already must not end a connection by two losses
 
 
@@ -66,6 +68,9 @@ def _on_retransmission_timer(c: Connection, now: Micros) -> None:
         return
     c.counters.bump("tcp.retransmission_timeout")
     c.retransmits += 1
+    if c.retransmits == _R1:
+        c.soft_error = f"no acknowledgement after {_R1} retransmissions"
+        c.notify(events.SOFT_ERROR)
     c.resent_at = now
     c.timed_at = NEVER
     if c.state <= SYN_RECEIVED:
