@@ -38,6 +38,12 @@ _DISCOVER = dhcp.build(dhcp.request(GUEST_MAC, 7, {dhcp.OPT_MESSAGE_TYPE: bytes(
 _ECHO = icmp.build_echo(icmp.ECHO_REQUEST, 1, 1, bytes(56))
 _NS_TARGET = GATEWAY6
 _QUERY = dns.build_query(7, dns.name_from_text("www.example.com"))
+_TFTP_WITH_STRINGS = {
+    "read request": b"\0\1file\0octet\0",
+    "write request": b"\0\2file\0octet\0",
+    "error": b"\0\5\0\1text\0",
+    "acceptance": b"\0\6tsize\0009\0",
+}
 
 
 class Row(NamedTuple):
@@ -249,13 +255,9 @@ ROWS: list[Row] = [
         for length in range(4)
     ),
     *(
-        Row(
-            f"26: TFTP request cut at byte {length}",
-            partial(_tftp, b"\0\1file\0octet\0"[:length]),
-            "tftp.bad_string",
-            "tftp",
-        )
-        for length in range(4, 13)
+        Row(f"26: TFTP {name} cut at byte {length}", partial(_tftp, message[:length]), "tftp.bad_string", "tftp")
+        for name, message in _TFTP_WITH_STRINGS.items()
+        for length in range(4, len(message))
     ),
     Row("26: TFTP error without its zero", lambda: _tftp(b"\0\5\0\1text"), "tftp.bad_string", "tftp"),
     Row("26: TFTP option without a value", lambda: _tftp(b"\0\1f\0octet\0blksize\0"), "tftp.bad_string", "tftp"),
