@@ -32,4 +32,8 @@ class Counters:
 
     def since(self, snapshot: dict[str, int]) -> dict[str, int]:
         """What moved since ``snapshot`` was taken: only the non-zero differences."""
-        return {name: value - snapshot.get(name, 0) for name, value in self._values.items() if value != snapshot.get(name, 0)}
+        return {
+            name: value - snapshot.get(name, 0)
+            for name, value in self._values.items()
+            if value != snapshot.get(name, 0)
+        }
