@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EMFILE, ENFILE, EPERM
-from select import EPOLLIN
+from select import EPOLLET, EPOLLIN
 from typing import TYPE_CHECKING, Final, final
 
 from pystack.clock import Micros
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BACKLOG: Final = 1024
 _PER_TURN: Final = 64
+_EDGE: Final = EPOLLIN | EPOLLET
 _LARGEST: Final = 65_535
 _PKTINFO: Final = struct.Struct("=I4s4s")  # struct in_pktinfo: interface, local address, destination
 _IP_PKTINFO: Final = 8  # linux/in.h; the socket module does not name it before Python 3.14
@@ -62,7 +63,10 @@ def _why(publish: Publish, error: OSError) -> str:
 
 @final
 class PublishedTcp:
-    """A listening socket. Raises UsageError when the port is not to be had."""
+    """A listening socket. Raises UsageError when the port is not to be had.
+
+    Edge-triggered, so that a connection that cannot be accepted for want of descriptors wakes nobody twice.
+    """
 
     __slots__ = ("_fd", "_io", "_publish", "_sock", "_spare")
 
@@ -72,7 +76,7 @@ class PublishedTcp:
         self._sock = listening_socket(publish)
         self._fd = self._sock.fileno()
         self._spare = _spare_descriptor()
-        io.register(self._fd, EPOLLIN, self)
+        io.register(self._fd, _EDGE, self)
 
     def on_events(self, _events: int, now: Micros) -> None:
         """Accept who has come."""
@@ -82,11 +86,11 @@ class PublishedTcp:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (EMFILE, ENFILE):
-                    self._turn_away()
+                if error.errno in (EMFILE, ENFILE) and not self._turn_away():
                     return
                 continue  # whoever it was has gone again (ECONNABORTED and the like, accept(2))
             self._take(sock, (packed(host), port), now)
+        self._io.modify(self._fd, _EDGE)  # makes a new edge of what is left
 
     def _take(self, sock: socket.socket, peer: tuple[bytes, int], now: Micros) -> None:
         sock.setblocking(False)
@@ -100,16 +104,23 @@ class PublishedTcp:
             _reset(sock)
             self._io.gateway.tcp.host_reset(flow, now)
 
-    def _turn_away(self) -> None:
-        """No descriptor is left: use the spare one to end a connection that would else wake us up for ever."""
+    def _turn_away(self) -> bool:
+        """No descriptor is left: use the spare one to end a connection, whose client else would wait for ever.
+
+        Returns:
+            Whether there was one to end; if not, the next one to come is the next edge.
+        """
         self._io.gateway.counters.bump("host.no_descriptors")
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
         try:
             sock, _ = self._sock.accept()
             _reset(sock)
         except OSError:
-            pass  # somebody else took the descriptor; there will be another edge
-        self._spare = _spare_descriptor()
+            return False
+        finally:
+            self._spare = _spare_descriptor()
+        return True
 
     def close(self) -> None:
         """Stop listening."""
