@@ -124,12 +124,8 @@ class Gateway:
         self._dhcp_endpoint = stack.udp_bind(dhcp.SERVER_PORT)
         self._udp_endpoint = stack.udp_any()
         self._icmp_endpoint = stack.icmp_any()
-        self.tcp: Final = TcpNat(
-            stack, self._listener, plan, policy, dns, requests, limit=config.max_tcp_flows
-        )
-        self.udp: Final = UdpNat(
-            stack, self._udp_endpoint, plan, policy, dns, requests, limit=config.max_udp_flows
-        )
+        self.tcp: Final = TcpNat(stack, self._listener, plan, policy, dns, requests, limit=config.max_tcp_flows)
+        self.udp: Final = UdpNat(stack, self._udp_endpoint, plan, policy, dns, requests, limit=config.max_udp_flows)
         self.ping: Final = PingNat(stack, self._icmp_endpoint, plan, policy, requests, limit=config.max_ping_flows)
 
     # ------------------------------------------------------------------------------------------------- what comes in

@@ -68,9 +68,7 @@ class PingNat:
         address = self._policy.host_address(echo.destination)
         if address is None:
             self._counters.bump("slirp.ping_refused_by_policy")
-            self._stack.send_icmp_error(
-                echo.packet, UNREACHABLE, ADMIN_PROHIBITED, source=self._plan.gateway, now=now
-            )
+            self._stack.send_icmp_error(echo.packet, UNREACHABLE, ADMIN_PROHIBITED, source=self._plan.gateway, now=now)
             return
         key = echo.source, echo.ident
         flow = self._flows.use(key, now)

@@ -43,9 +43,7 @@ class Client:
 
     def lease(self, now: int = 0) -> bytes:
         offer = self.answer(dhcp.DISCOVER, now)
-        ack = self.answer(
-            dhcp.REQUEST, now, requested_address=offer.header.yiaddr, server_id=offer.server_id or b""
-        )
+        ack = self.answer(dhcp.REQUEST, now, requested_address=offer.header.yiaddr, server_id=offer.server_id or b"")
         assert ack.message_type == dhcp.ACK
         return ack.header.yiaddr
 

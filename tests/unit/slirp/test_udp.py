@@ -154,9 +154,7 @@ def test_at_the_bound_the_flow_that_was_silent_for_longest_gives_way() -> None:
     rig = Rig(max_udp_flows=2)
     for port in (5000, 5001, 5000, 5002):
         rig.run(1)
-        rig.inject(
-            Crafter("10.0.2.15", "198.51.100.7", src_mac=GUEST_MAC, dst_mac=GATEWAY_MAC).udp(port, 7, b"x")
-        )
+        rig.inject(Crafter("10.0.2.15", "198.51.100.7", src_mac=GUEST_MAC, dst_mac=GATEWAY_MAC).udp(port, 7, b"x"))
         rig.settle()
     assert [flow.guest_port for flow in closed(rig)] == [5001]  # type: ignore[attr-defined]
     assert rig.counters["slirp.udp_evicted"] == 1
