@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from errno import EINPROGRESS
+from errno import EINPROGRESS, EIO
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING, Final, final
 
@@ -39,27 +39,26 @@ _TYPE: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
 
 def dial(io: HostIO, flow: TcpFlow, now: Micros) -> None:
     """Start connecting to ``flow.address``; the gateway hears of the outcome, at once if there is one."""
-    number = 0
-    sock: socket.socket | None = None
     try:
-        if len(flow.address) == 4:
-            sock = socket.socket(socket.AF_INET, _TYPE)
-            number = sock.connect_ex((dotted(flow.address), flow.port))
-        else:
-            sock = socket.socket(socket.AF_INET6, _TYPE)
-            number = sock.connect_ex((socket.inet_ntop(socket.AF_INET6, flow.address), flow.port))
-        if number in (0, EINPROGRESS):
-            TcpSocket(io, flow, sock, dialing=number != 0)
+        sock = socket.socket(socket.AF_INET if len(flow.address) == 4 else socket.AF_INET6, _TYPE)
     except OSError as error:
-        number = error.errno or 0
-        if number == 0:
-            raise
+        io.gateway.tcp.dial_failed(flow, error.errno or EIO, now)
+        return
+    number = sock.connect_ex((_text(flow.address), flow.port))
+    if number in (0, EINPROGRESS):
+        try:
+            TcpSocket(io, flow, sock, dialing=number != 0)
+        except OSError as error:
+            number = error.errno or EIO
     if number == 0:
         io.gateway.tcp.dialled(flow, now)
     elif number != EINPROGRESS:
-        if sock is not None:
-            sock.close()
+        sock.close()
         io.gateway.tcp.dial_failed(flow, number, now)
+
+
+def _text(address: bytes) -> str:
+    return dotted(address) if len(address) == 4 else socket.inet_ntop(socket.AF_INET6, address)
 
 
 @final
