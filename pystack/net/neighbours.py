@@ -254,8 +254,9 @@ class NeighbourTable:
                 self._remove(neighbour)
             return
         self._drop_overdue(neighbour, now)
-        if neighbour.requests >= _REQUESTS:
+        if neighbour.requests == _REQUESTS:
             self._counters.bump("arp.unresolved")
+        if neighbour.requests >= _REQUESTS:
             neighbour.mac = None
             if not neighbour.is_awaited:
                 if neighbour.in_use:
