@@ -19,8 +19,8 @@ from pystack.wire.packet import FIN, SYN, Packet
 from pystack.wire.tcp import TcpOptions
 
 _SAMPLE_EVERY: Final[Micros] = 5_000
-"""RFC 6298 section 3 wants one sample per round trip. Below this pause more of them cannot move an RTO with a minimum of
-tens of milliseconds, and would cost every small exchange."""
+"""RFC 6298 section 3 wants one sample per round trip. Below this pause more of them cannot move an RTO with a minimum
+of tens of milliseconds, and would cost every small exchange."""
 
 
 def ack_field(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micros) -> bool:
@@ -106,7 +106,7 @@ def _count_duplicate(c: Connection, p: Packet, ack: int) -> None:
         return
     c.dup_acks += 1
     c.counters.bump("tcp.duplicate_ack")
-    # Strictly beyond: duplicates of what a time-out or a recovery sent needlessly are no sign of loss (RFC 6582 step 2).
+    # Strictly beyond: duplicates of what a time-out or a recovery sent needlessly mean no loss (RFC 6582 step 2).
     if c.dup_acks == DUP_THRESH and not c.in_recovery and c.snd_una > c.recover:
         _enter_recovery(c)
 
@@ -141,8 +141,8 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
             c.backoff = 0
             c.update_rto()
     elif echo and c.backoff:
-        # Karn's ambiguity does not touch timestamps (RFC 7323 section 4.1), but a lost ACK does: the answer to a duplicate
-        # echoes the first copy, and its age would count the time-out itself as a round trip.
+        # Karn's ambiguity does not touch timestamps (RFC 7323 section 4.1), but a lost ACK does: the answer to a
+        # duplicate echoes the first copy, and its age would count the time-out itself as a round trip.
         elapsed = (c.ts_now(now) - echo) & MASK
         if elapsed * 1000 <= now - c.resent_at:
             c.rtt = c.rtt.sample(max(elapsed, 1) * 1000)
@@ -165,7 +165,7 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
 
 
 def _recovery_progress(c: Connection, ack: int, acked: int) -> None:
-    """A cumulative ACK within recovery: a full one ends it, a partial one shows the next loss (RFC 6582 section 3.2)."""
+    """A cumulative ACK within recovery: a full one ends it, a partial one shows the next loss (RFC 6582 3.2)."""
     if ack >= c.recover:
         c.in_recovery = False
         c.dup_acks = 0
@@ -208,8 +208,10 @@ def _our_fin(c: Connection, now: Micros) -> bool:
 
 
 def answer(c: Connection, p: Packet, now: Micros, reason: str) -> None:
-    """An ACK for a segment that is dropped. One that asks for nothing itself is answered within the throttle of challenge
-    ACKs only: two ends that disagree would otherwise answer each other for ever.
+    """Acknowledge a segment that is dropped.
+
+    One that asks for nothing itself is answered within the throttle of challenge ACKs only: two ends that disagree
+    would otherwise answer each other for ever.
     """
     if p.end == p.payload and not p.flags & FIN:
         challenge(c, now, reason)

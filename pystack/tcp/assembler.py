@@ -90,7 +90,7 @@ class Assembler:
                 self._recent.remove(following)
 
     def take(self, nxt: int) -> list[Buffer]:
-        """Remove and return what continues at ``nxt``, without what lies before it. Drops ranges that are all before."""
+        """Remove and return what continues at ``nxt``, without what lies before it; drop what is all before."""
         result: list[Buffer] = []
         ranges = self._ranges
         while ranges:

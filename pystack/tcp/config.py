@@ -19,8 +19,8 @@ class TcpConfig:
         window_scale, sack, timestamps: whether to offer the option (RFC 7323, RFC 2018).
         mss: upper limit for both directions, 0 for what the MTU gives.
         nagle: hold back a small segment while one is unacknowledged (RFC 9293 section 3.7.4).
-        delayed_ack: how long an ACK waits for company; RFC 9293 (MUST-40) allows up to 500 ms. Short, because a long one
-            halves the speed of a chatty protocol.
+        delayed_ack: how long an ACK waits for company; RFC 9293 (MUST-40) allows up to 500 ms. Short, because a long
+            one halves the speed of a chatty protocol.
         rto_initial, rto_min, rto_max: RFC 6298. Its SHOULD of a one-second minimum is not followed by default: as in
             Linux, 200 ms.
         syn_timeout: R2 of SYN segments, at least 3 minutes (MUST-23). data_timeout: R2 otherwise (SHLD-11).

@@ -155,7 +155,7 @@ class TcpEngine:
 
     def on_segment(self, c: Connection, p: Packet, now: Micros) -> None:
         """A verified segment of ``c``, which the caller found in `by_key`."""
-        if c.state == TIME_WAIT and p.flags & (SYN | ACK | RST) == SYN and self._reopens(c, p, now):
+        if c.state == TIME_WAIT and p.flags & (SYN | ACK | RST) == SYN and self._reopens(c, p):
             self.finish(c, None)
             self._no_connection(p, now, c)
             return
@@ -194,8 +194,8 @@ class TcpEngine:
         else:
             c.mark()
 
-    def _reopens(self, c: Connection, p: Packet, now: Micros) -> bool:
-        """Whether a SYN may end TIME-WAIT (RFC 9293 MAY-2, RFC 6191): it is newer than all that the old connection had."""
+    def _reopens(self, c: Connection, p: Packet) -> bool:
+        """Whether a SYN may end TIME-WAIT (RFC 9293 MAY-2, RFC 6191): it is newer than all that connection had."""
         if unwrap(p.seq, c.rcv_nxt) > c.rcv_nxt:
             return True
         if not c.ts_ok:
@@ -295,7 +295,7 @@ class TcpEngine:
             self.replies.append(c.writer.write(0, c.rcv_nxt & MASK, RST | ACK, 0))
 
     def reset_for(self, p: Packet, path: Path | None) -> None:
-        """Answer ``p`` by an RST as section 3.10.7.1 makes it. The caller has made sure that ``p`` is not one itself."""
+        """Answer ``p`` by an RST as section 3.10.7.1 makes it. The caller has made sure that ``p`` is none itself."""
         if path is None:
             path = self._path_to(p.dst, p.src, p)
         if len(self.replies) >= _MAX_REPLIES or not path.ready:

@@ -46,7 +46,10 @@ def syn_sent(c: Connection, p: Packet, now: Micros) -> None:
 
 
 def take_syn(c: Connection, p: Packet, now: Micros) -> None:
-    """Take the peer's ISN and its options (RFC 9293 section 3.7.1, RFC 7323 section 2.2). Text on a SYN is left to be sent again."""
+    """Take the peer's ISN and its options (RFC 9293 section 3.7.1, RFC 7323 section 2.2).
+
+    Text on a SYN is left to be sent again.
+    """
     options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
     c.irs = p.seq
     c.rcv_nxt = c.last_ack_sent = p.seq + 1

@@ -53,7 +53,7 @@ class Listener:
         self.events |= events.ACCEPT
 
     def take(self) -> Connection | None:
-        """The next connection, or None. One that died while it waited here is handed over all the same, in state CLOSED."""
+        """The next connection, or None. One that died while it waited here is handed over all the same, CLOSED."""
         if not self._queue:
             return None
         connection = self._queue.popleft()

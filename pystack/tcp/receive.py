@@ -1,9 +1,10 @@
 """What an arriving segment does to a connection: RFC 9293 section 3.10.7, one function per step.
 
-Read with it: RFC 5681 and 6582 (duplicate ACKs), RFC 6675 (SACK), RFC 7323 (timestamps, PAWS, window scale), RFC 5961 (blind attacks).
+Read with it: RFC 5681 and 6582 (duplicate ACKs), RFC 6675 (SACK), RFC 7323 (timestamps, PAWS, window scale), RFC 5961
+(blind attacks).
 
-The fast path comes first: an established connection, the next segment in order, nothing unusual in its flags or options. It
-reaches the same state as the general path, by property test.
+The fast path comes first: an established connection, the next segment in order, nothing unusual in its flags or
+options. It reaches the same state as the general path, by property test.
 """
 
 from __future__ import annotations
@@ -135,15 +136,8 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
     seq = unwrap(p.seq, c.rcv_nxt)
     if not _timestamps_acceptable(c, p, options, now):
         return
-    if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | RST) == SYN:
-        if not p.flags & ACK:
-            _duplicate_syn(c)
-            return
-        if not c.opened_passively:
-            # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
-            if ack_field(c, p, seq + 1, options, now):
-                c.ack_due = True
-            return
+    if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | RST) == SYN and _same_syn(c, p, seq, options, now):
+        return
     trimmed = _acceptable(c, p, seq, now)
     if trimmed is None:
         return
@@ -183,25 +177,24 @@ def _timestamps_acceptable(c: Connection, p: Packet, options: TcpOptions, now: M
 
 
 def _acceptable(c: Connection, p: Packet, seq: int, now: Micros) -> tuple[int, int, bool] | None:
-    """Step 1, the sequence number. Returns what of the payload is new and inside the window: its offset, its length, and
-    whether the FIN counts; None when the segment was dealt with.
+    """Step 1, the sequence number.
+
+    Returns what of the payload is new and inside the window: its offset, its length, and whether the FIN counts; None
+    when the segment was dealt with.
     """
     n = p.end - p.payload
     fin = bool(p.flags & FIN)
     length = n + fin + bool(p.flags & SYN)
     left, right = c.rcv_nxt, max(c.rcv_adv, c.rcv_nxt)
     end = seq + length
-    if length == 0:
-        inside = left <= seq < right or seq == left
-    else:
-        inside = seq < right and end > left
+    inside = seq < right and end > left if length else left <= seq < right or seq == left
     if not inside and seq == left:
         # A closed window still takes valid ACKs, URGs and RSTs (MUST-66); its text is acknowledged again.
         c.ack_due = True
         c.mark()
         return (0, 0, False)
     if not inside:
-        _unacceptable(c, p, seq, now)
+        _unacceptable(c, p, now)
         return None
     skip = max(left - seq, 0)
     keep = min(n, right - seq)
@@ -218,7 +211,7 @@ def _acceptable(c: Connection, p: Packet, seq: int, now: Micros) -> tuple[int, i
     return (skip, keep - skip, fin)
 
 
-def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
+def _unacceptable(c: Connection, p: Packet, now: Micros) -> None:
     """A segment from outside of the window is answered by an ACK and dropped; an RST is dropped alone."""
     if p.flags & RST:
         c.counters.bump("tcp.rst_outside_window")
@@ -232,12 +225,20 @@ def _unacceptable(c: Connection, p: Packet, seq: int, now: Micros) -> None:
     answer(c, p, now, "tcp.outside_window")
 
 
-def _duplicate_syn(c: Connection) -> None:
-    """The SYN that made this connection, again: so is its answer, unless it waits to be accepted."""
-    c.counters.bump("tcp.duplicate_syn")
-    if not c.deferred:
-        c.snd_nxt = c.iss
-        c.mark()
+def _same_syn(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micros) -> bool:
+    """In SYN-RECEIVED, the SYN that is known, again. False when it goes the way of any segment."""
+    if not p.flags & ACK:
+        c.counters.bump("tcp.duplicate_syn")
+        if not c.deferred:
+            c.snd_nxt = c.iss  # so is its answer
+            c.mark()
+        return True
+    if c.opened_passively:
+        return False
+    # Simultaneous open (RFC 9293 figure 8): the SYN is old, its ACK is what completes the handshake.
+    if ack_field(c, p, seq + 1, options, now):
+        c.ack_due = True
+    return True
 
 
 def _reset_received(c: Connection, seq: int) -> None:
@@ -256,8 +257,9 @@ def _reset_received(c: Connection, seq: int) -> None:
 
 
 def _urgent(c: Connection, p: Packet, seq: int) -> None:
-    """Step 6: note the furthest urgent pointer (MUST-62: it points behind the urgent data). A number and nothing more: no
-    length is ever computed from it. Behind the peer's FIN it means nothing.
+    """Step 6: note the furthest urgent pointer (MUST-62: it points behind the urgent data).
+
+    A number and nothing more: no length is ever computed from it. Behind the peer's FIN it means nothing.
     """
     c.counters.bump("tcp.urgent")
     if c.state not in _RECEIVING:

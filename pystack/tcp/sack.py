@@ -15,8 +15,8 @@ _NONE: Final[SortedDict[int, int]] = SortedDict()  # never changed: most connect
 class Scoreboard:
     """Disjoint, non-adjacent ranges of selectively acknowledged bytes; at most 512 of them.
 
-    Invariant: ``sacked`` is the sum of the ranges' lengths. Ranges are a promise that may be broken (RFC 2018 section 8):
-    the send buffer keeps the bytes until they are acknowledged.
+    Invariant: ``sacked`` is the sum of the ranges' lengths. Ranges are a promise that may be broken (RFC 2018 section
+    8): the send buffer keeps the bytes until they are acknowledged.
     """
 
     __slots__ = ("_ranges", "sacked")
@@ -96,8 +96,9 @@ class Scoreboard:
         return start, limit
 
     def lost_below(self, smss: int) -> int:
-        """The number below which every byte that is not noted counts as lost (RFC 6675 section 4, IsLost): at least
-        DupThresh ranges, or more than (DupThresh - 1) * SMSS bytes, are noted above it.
+        """The number below which every byte that is not noted counts as lost (RFC 6675 section 4, IsLost).
+
+        At least DupThresh ranges, or more than (DupThresh - 1) * SMSS bytes, are noted above it.
         """
         ranges = self._ranges
         amount = 0

@@ -120,8 +120,9 @@ class SegmentWriter:
         gso_size: int = 0,
         urgent: int = 0,
     ) -> TxFrame:
-        """One frame. ``seq`` and ``ack`` are 32-bit, ``window`` is the field as sent; ``gso_size`` only if payload_len
-        exceeds it.
+        """One frame.
+
+        ``seq`` and ``ack`` are 32-bit, ``window`` is the field as sent; ``gso_size`` only if payload_len exceeds it.
         """
         path = self._path
         if path.dst_mac is not self._seen_mac:

@@ -35,7 +35,7 @@ _MAX_PIECES: Final = 1000
 
 
 def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
-    """Append to ``out`` what ``c`` may send now, until ``out`` holds ``limit`` frames; True when nothing is left to send."""
+    """Append to ``out`` what ``c`` may send now, until it holds ``limit`` frames; True when nothing is left to send."""
     state = c.state
     if state == CLOSED or c.deferred:
         return True
@@ -131,7 +131,7 @@ def _send_syn(c: Connection, now: Micros, out: list[TxFrame]) -> None:
 
 
 def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> int:
-    """One frame with the ``n`` bytes at ``start``, and the FIN if it follows them; returns the number after what was sent."""
+    """One frame with the ``n`` bytes at ``start``, and the FIN if it follows; returns the number after what it has."""
     buffered = c.sendbuf
     end = start + n
     flags = ACK
@@ -179,7 +179,7 @@ def _has_left(c: Connection, following: int, now: Micros) -> None:
     c.sent_at = now
 
 
-def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
+def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:  # noqa: C901 hot
     """Send at SND.NXT what the window, the congestion window, Nagle and silly-window avoidance let go."""
     buffered = c.sendbuf
     end = buffered.end
@@ -233,8 +233,10 @@ def _send_data(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bo
 
 
 def _send_train(c: Connection, start: int, count: int, now: Micros, out: list[TxFrame]) -> int:
-    """``count`` frames of the largest size with new data: `emit` in bulk, with what they share made once. Never the last
-    frame of what there is, whose flags differ. Returns how many bytes were sent."""
+    """``count`` frames of the largest size with new data: `emit` in bulk, with what they share made once.
+
+    Never the last frame of what there is, whose flags differ. Returns how many bytes were sent.
+    """
     size, mss = c.segment_limit, c.mss
     gso_size = mss if size > mss else 0
     options = segment_options(c, now, False)
@@ -255,7 +257,7 @@ def _send_train(c: Connection, start: int, count: int, now: Micros, out: list[Tx
 
 
 def _worth_sending(c: Connection, n: int, start: int) -> bool:
-    """Sender's silly-window avoidance (RFC 9293 section 3.8.6.2.1) and Nagle (section 3.7.4) for less than a segment."""
+    """Sender's silly-window avoidance (RFC 9293 section 3.8.6.2.1) and Nagle (3.7.4) for less than a segment."""
     if start < c.snd_max or c.override:
         return True  # a retransmission was judged when it was new
     if start + n == c.sendbuf.end:
@@ -323,15 +325,15 @@ def _send_acks(c: Connection, now: Micros, out: list[TxFrame]) -> None:
     options = segment_options(c, now, True)
     ack = c.rcv_nxt & MASK
     seq = _edge(c) & MASK
-    for _ in range(count):
-        out.append(c.writer.write(seq, ack, ACK, window, options))
+    out += [c.writer.write(seq, ack, ACK, window, options)] * count
     c.dup_acks_due = 0
     _acked_now(c)
 
 
 def _edge(c: Connection) -> int:
-    """The sequence number of a segment without text: the highest one sent, unless it lies beyond the peer's window. There
-    it would not be acceptable (section 3.10.7.4, step 1), and its ACK lost; a probe of a closed window lies there.
+    """The sequence number of a segment without text: the highest one sent, unless it lies beyond the peer's window.
+
+    There it would not be acceptable (section 3.10.7.4, step 1), and its ACK lost; a probe of a closed window is there.
     """
     edge = c.snd_una + c.snd_wnd
     return edge if edge < c.snd_max and c.state > SYN_RECEIVED else c.snd_max

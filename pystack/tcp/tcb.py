@@ -74,14 +74,15 @@ class Connection:
 
     __slots__ = (
         "ack_delay_at", "ack_due", "armed_at", "assembler", "backoff", "board", "cc", "challenge_at", "challenges",
-        "config", "counters", "deadline", "deferred", "dirty", "dup_acks", "dup_acks_due", "engine", "error", "events",
-        "fin_queued", "fin_wait_at", "first_rtx_at", "gone", "idle_since", "in_recovery", "irs", "iss", "keep_probes",
-        "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd", "mss",
-        "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt", "rcv_wscale",
-        "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits", "rto", "rtt", "rtx_at", "rtx_nxt",
-        "rx", "sack_ok", "segment_limit", "sendbuf", "sent_at", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
-        "snd_wscale", "soft_error", "state", "time_wait_at", "timed_again_at", "timed_at", "timed_seq", "ts_offset",
-        "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx", "urgent_until", "user", "writer",
+        "config", "counters", "deadline", "deferred", "dirty", "dup_acks", "dup_acks_due", "engine", "error",
+        "events", "fin_queued", "fin_wait_at", "first_rtx_at", "gone", "idle_since", "in_recovery", "irs", "iss",
+        "keep_probes", "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd",
+        "mss", "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt",
+        "rcv_wscale", "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits",
+        "rto", "rtt", "rtx_at", "rtx_nxt", "rx", "sack_ok", "segment_limit", "sendbuf", "sent_at", "snd_max",
+        "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "soft_error", "state", "time_wait_at",
+        "timed_again_at", "timed_at", "timed_seq", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx",
+        "urgent_until", "user", "writer",
     )  # fmt: skip
 
     def __init__(
@@ -266,7 +267,7 @@ class Connection:
         return data
 
     def close(self) -> None:
-        """Close both directions: nobody will read any more. If data is lost by that, the peer is told by RST (SHLD-3)."""
+        """Close both directions: nobody will read any more. If data is lost by that, the peer gets an RST (SHLD-3)."""
         if self.deferred:
             self.refuse()
             return
@@ -347,8 +348,8 @@ class Connection:
             edge = self.rcv_adv
         scale = self.rcv_wscale
         unit = 1 << scale
-        # Rounded up: rounding down would take back a part of what was offered. But not at every ACK again: small segments
-        # would push the edge before them, past the end of the buffer.
+        # Rounded up: rounding down would take back a part of what was offered. But not at every ACK again: small
+        # segments would push the edge before them, past the end of the buffer.
         field = min((edge - rcv_nxt + unit - 1) >> scale, 0xFFFF)
         if field << scale >= space + unit:
             field -= 1
@@ -406,7 +407,7 @@ class Connection:
         assert self.readable == sum(len(chunk) for chunk in self.rx)
         assert self.cc.cwnd >= 1
         if self.assembler is not None:
-            self.assembler._check()
+            self.assembler._check()  # noqa: SLF001 for tests, as this is
 
     def __repr__(self) -> str:
         return (
