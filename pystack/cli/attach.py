@@ -12,6 +12,7 @@ import click
 from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
 from pystack.cli.run import guest_network
+from pystack.counters import Counters
 from pystack.drivers.namespace import enter_namespace, open_namespace
 
 
@@ -39,11 +40,9 @@ def command(*, target: str, ifname: str, tun_device: str, no_configure: bool, **
         from pystack.cli.waiting import stopped  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        with Session(
-            settings,
-            lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
-            guest=None if no_configure else settings.plan.configured,
-        ) as session:
+        counters = Counters()
+        link = TapLink.from_fd(tap, mtu=settings.mtu, counters=counters)
+        with Session(settings, link, counters, guest=None if no_configure else settings.plan.configured) as session:
             at = "unconfigured" if no_configure else str(network.address)
             click.echo(f"pystack: {network.name} ({at}) is in the namespace of {target}; Ctrl-C ends it.", err=True)
             return session.serve(lambda: stopped(process))

@@ -10,6 +10,7 @@ import click
 
 from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
+from pystack.counters import Counters
 from pystack.drivers.namespace import CommandGuest, GuestNetwork
 
 
@@ -49,15 +50,9 @@ def command(*, command: tuple[str, ...], ifname: str, tun_device: str, no_userns
         from pystack.cli.waiting import command_status  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        tap = guest.tap()
-        with (
-            Session(
-                settings,
-                lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
-                guest=settings.plan.configured,
-            ) as session,
-            signals.held(),
-        ):
+        counters = Counters()
+        link = TapLink.from_fd(guest.tap(), mtu=settings.mtu, counters=counters)
+        with Session(settings, link, counters, guest=settings.plan.configured) as session, signals.held():
             guest.execute()
             return session.serve(lambda: command_status(guest))
     finally:

@@ -31,24 +31,18 @@ class Session:
     """A gateway, its host sockets, and the driver between them and a link. A context manager; it owns the link.
 
     Args:
-        make_link: makes the link, which counts where it is told to.
+        link_counters: where the link counts; what wraps it does too. Attribute as well, beside the gateway's own.
         guest: the guest's address, 4 bytes, when we configured it ourselves.
-
-    Attributes:
-        link_counters: what happened on the link and in what wraps it, beside the gateway's own counters.
 
     Raises:
         UsageError: a published port is taken, the capture cannot be written, a fault makes no sense.
     """
 
-    def __init__(
-        self, settings: Settings, make_link: Callable[[Counters], Link], *, guest: bytes | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, link: Link, link_counters: Counters, *, guest: bytes | None = None) -> None:
         self.settings = settings
-        self.link_counters = Counters()
+        self.link_counters = link_counters
         self._capture: CaptureLink | None = None
         with contextlib.ExitStack() as undo:
-            link = make_link(self.link_counters)
             undo.callback(link.close)
             # Closed twice in the end, which every link allows.
             self.link = self._with_capture(self._with_faults(link))

@@ -10,7 +10,6 @@ from pystack.cli import signals
 from pystack.cli.options import Settings, serving_options
 from pystack.counters import Counters
 from pystack.errors import UsageError
-from pystack.link.base import Link
 
 
 def _host_and_port(text: str) -> tuple[str, int]:
@@ -40,13 +39,10 @@ def command(*, path: str | None, listen: str | None, **options: Any) -> int:
     from pystack.link import sockets  # noqa: PLC0415
     from pystack.link.qemu import QemuLink  # noqa: PLC0415
 
-    info = LinkInfo(mtu=settings.mtu)
+    counters = Counters()
     address = path or _host_and_port(listen or "")
-
-    def announced(counters: Counters) -> Link:
-        link = QemuLink.listen(address, info=info, counters=counters)
-        click.echo(f"pystack: waiting for QEMU at {sockets.text(link.address)}; Ctrl-C ends it.", err=True)
-        return link
-
-    with signals.held(), Session(settings, announced) as session:
-        return session.serve(stopped)
+    with signals.held():
+        link = QemuLink.listen(address, info=LinkInfo(mtu=settings.mtu), counters=counters)
+        with Session(settings, link, counters) as session:
+            click.echo(f"pystack: waiting for QEMU at {sockets.text(link.address)}; Ctrl-C ends it.", err=True)
+            return session.serve(stopped)

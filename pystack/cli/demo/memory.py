@@ -17,6 +17,7 @@ from pystack.cli.demo.steps import Begin, End
 from pystack.cli.demo.watch import Watch
 from pystack.cli.options import Settings
 from pystack.cli.serving import Session
+from pystack.counters import Counters
 from pystack.drivers.streams import AioStack
 from pystack.frame import LinkInfo
 from pystack.link import memory
@@ -43,7 +44,7 @@ def client_stack(plan: AddressPlan, link: Link) -> AioStack:
 def run(settings: Settings, port: int, heading: str, remark: str, svg: Path | None) -> int:
     """Show it; the exit status says whether all went well."""
     near, far = memory.pair(LARGE_SEGMENTS, wakeup=True)
-    with Session(settings, lambda _: far, guest=settings.plan.configured) as session, Show(heading) as show:
+    with Session(settings, far, Counters(), guest=settings.plan.configured) as session, Show(heading) as show:
         show.say(remark)
         watch = Watch(show, session)
 

@@ -15,6 +15,7 @@ from pystack.cli.demo import steps
 from pystack.cli.demo.steps import Begin, End
 from pystack.cli.options import Settings
 from pystack.cli.run import guest_network
+from pystack.counters import Counters
 from pystack.drivers.namespace import CommandGuest, GuestNetwork
 
 _CLIENT = "pystack.cli.demo.client"
@@ -35,14 +36,8 @@ def run(settings: Settings, port: int, heading: str, svg: Path | None) -> int:
         from pystack.cli.waiting import command_status  # noqa: PLC0415
         from pystack.link.tap import TapLink  # noqa: PLC0415
 
-        tap = guest.tap()
-        session = undo.enter_context(
-            Session(
-                settings,
-                lambda counters: TapLink.from_fd(tap, mtu=settings.mtu, counters=counters),
-                guest=settings.plan.configured,
-            )
-        )
+        link = TapLink.from_fd(guest.tap(), mtu=settings.mtu)
+        session = undo.enter_context(Session(settings, link, Counters(), guest=settings.plan.configured))
         undo.enter_context(signals.held())
         guest.execute()
         with Show(heading) as show:
