@@ -149,7 +149,6 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
         c.backoff = 0
         c.update_rto()
     c.retransmits = 0
-    c.probes = 0
     c.first_rtx_at = NEVER
     if c.board:
         c.board.acknowledge(ack)
@@ -185,7 +184,7 @@ def set_window(c: Connection, window: int) -> None:
             c.timed_at = NEVER
         # The pauses between probes say nothing of the round trip: what is sent now has a timer of its own.
         c.rtx_at = c.first_rtx_at = NEVER
-        c.backoff = c.probes = 0
+        c.backoff = 0
         c.update_rto()
     c.snd_wnd = window
     if window > c.max_snd_wnd:

@@ -72,11 +72,6 @@ class Scoreboard:
         self._ranges = _NONE
         self.sacked = 0
 
-    @property
-    def highest(self) -> int:
-        """The end of the last range; 0 when there is none."""
-        return self._ranges.peekitem(-1)[1] if self._ranges else 0
-
     def sacked_between(self, start: int, end: int) -> int:
         """How many bytes of ``[start, end)`` are noted."""
         return sum(

@@ -77,7 +77,7 @@ class Connection:
         "config", "counters", "deadline", "deferred", "dirty", "dup_acks", "dup_acks_due", "engine", "error",
         "events", "fin_queued", "fin_wait_at", "first_rtx_at", "gone", "idle_since", "in_recovery", "irs", "iss",
         "keep_probes", "keepalive_at", "key", "last_ack_sent", "listener", "local_addr", "local_port", "max_snd_wnd",
-        "mss", "opened_passively", "override", "path", "peer_fin", "probes", "rcv_adv", "rcv_buf", "rcv_nxt",
+        "mss", "opened_passively", "override", "path", "peer_fin", "rcv_adv", "rcv_buf", "rcv_nxt",
         "rcv_wscale", "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits",
         "rto", "rtt", "rtx_at", "rtx_nxt", "rx", "sack_ok", "segment_limit", "sendbuf", "sent_at", "snd_max",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "soft_error", "state", "time_wait_at",
@@ -136,7 +136,6 @@ class Connection:
         self.rto: Micros = config.rto_initial  # with its back-off; see update_rto
         self.backoff = 0
         self.resent_at: Micros = 0  # when the retransmission timer fired last
-        self.probes = 0
         self.sent_at: Micros = 0  # when text was sent last
         self.timed_seq = 0
         self.timed_at: Micros = NEVER

@@ -91,7 +91,6 @@ def _on_retransmission_timer(c: Connection, now: Micros) -> None:
 
 def _probe(c: Connection, now: Micros) -> None:
     """One octet beyond a closed window. It may stay closed for ever, as long as the probes are answered (MUST-37)."""
-    c.probes += 1
     if c.first_rtx_at == NEVER:
         c.first_rtx_at = now
     if now - max(c.idle_since, c.first_rtx_at) >= c.config.data_timeout + c.config.persist_max:

@@ -46,7 +46,7 @@ class NewReno:
 
     def on_recovered(self, flight: int) -> None:
         """RFC 6582 section 3.2 step 3, option 1: no burst after a recovery that left little in flight."""
-        self.cwnd = max(min(self.ssthresh, flight + self._smss), self._smss)
+        self.cwnd = min(self.ssthresh, max(flight, self._smss) + self._smss)
 
     def on_timeout(self, flight: int, first: bool) -> None:
         """RFC 5681 section 3.1: the loss window is one segment; ssthresh falls at the first timeout only."""

@@ -59,8 +59,10 @@ def test_recovery_ends_without_a_burst() -> None:
     # RFC 6582 section 3.2 step 3.
     cc = NewReno(1000, 10)
     cc.on_loss(9000)
-    cc.on_recovered(500)
-    assert cc.cwnd == 1500
+    cc.on_recovered(1500)
+    assert cc.cwnd == 2500
+    cc.on_recovered(0)
+    assert cc.cwnd == 2000
     cc.on_recovered(100_000)
     assert cc.cwnd == 4500
 
