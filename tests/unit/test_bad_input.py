@@ -15,6 +15,7 @@ import pytest
 from pystack.wire import checksum
 from tests.unit.bad_input import datagrams, ip, segments
 from tests.unit.bad_input.bench import Bench, Program, Row, fragment, frames
+from tests.unit.slirp.bad_input_rows import ROWS as SLIRP_ROWS
 from tests.unit.wire.bad_input_rows import ROWS as WIRE_ROWS
 from tests.unit.wire.bad_input_rows import Row as WireRow
 
@@ -27,10 +28,9 @@ EARLIER = {
 }
 
 
-def whole(row: str) -> Program:
-    """A program that sends the frame of a row of the wire's list."""
-    (found,) = (candidate for candidate in WIRE_ROWS if candidate.name == row)
-    return frames(lambda _bench: found.build())
+def sends(*made: bytes) -> Program:
+    """A program that sends frames that were made already."""
+    return frames(lambda _bench: made)
 
 
 def reason(row: WireRow) -> str:
@@ -38,7 +38,13 @@ def reason(row: WireRow) -> str:
     return EARLIER.get(row.name) or NOT_READ.get(row.reader) or row.counter
 
 
-ALL = [*ip.ROWS, *segments.ROWS, *datagrams.ROWS, *(Row(row.name, whole(row.name), reason(row)) for row in WIRE_ROWS)]
+ALL = [
+    *ip.ROWS,
+    *segments.ROWS,
+    *datagrams.ROWS,
+    *(Row(row.name, sends(row.build()), reason(row)) for row in WIRE_ROWS),
+    *(Row(row.name, sends(*row.frames), row.counter) for row in SLIRP_ROWS),
+]
 
 
 @pytest.mark.parametrize("row", ALL, ids=[row.name for row in ALL])
