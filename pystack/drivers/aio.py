@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from pystack.clock import Micros
@@ -231,10 +231,3 @@ def _or_never(instant: Micros | None) -> Micros:
 def _forget(epoll: select.epoll, fd: int) -> None:
     with contextlib.suppress(OSError):  # closed, so that the kernel has forgotten it already
         epoll.unregister(fd)
-
-
-async def run_all(drivers: Iterable[Driver]) -> None:
-    """Run several drivers in one loop until the first of them ends; the others are then cancelled."""
-    async with asyncio.TaskGroup() as group:
-        for driver in drivers:
-            group.create_task(driver.run())

@@ -26,6 +26,7 @@ from pystack.link.base import Link
 from pystack.net.icmp import Echo, PingEndpoint
 from pystack.stack import Stack
 from pystack.tcp import state
+from pystack.tcp.events import CLOSED
 from pystack.tcp.tcb import Connection
 
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
@@ -67,7 +68,7 @@ class AioStack:
         self._running: asyncio.Task[None] | None = None
         self._transports: set[StackTransport] = set()
         self._servers: set[StackServer] = set()
-        self._undelivered: set[Connection] = set()  # not watched but while leaving
+        self._undelivered: set[Connection] = set()  # closed by the application, but not yet by TCP
         self._delivered: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------------------------------------------- its own life
@@ -114,6 +115,8 @@ class AioStack:
         """Hand the stack's events to whom they concern; the driver calls this in every round."""
         events = self.stack.events()
         for endpoint, flags in events:
+            if flags & CLOSED:
+                self._undelivered.discard(cast("Connection", endpoint))
             handler = endpoint.user
             if handler is None:
                 continue
@@ -142,8 +145,6 @@ class AioStack:
         self._transports.discard(transport)
         connection = cast("Connection", transport.get_extra_info("connection"))
         if connection.state not in _DELIVERED:
-            # Closed by the application, but not yet by TCP: leaving has to wait for it.
-            self._undelivered = {each for each in self._undelivered if each.state not in _DELIVERED}
             self._undelivered.add(connection)
 
     # ----------------------------------------------------------------------------------------------------------- TCP
