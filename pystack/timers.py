@@ -44,7 +44,7 @@ class Timers:
         self._armed = 0  # owners with a valid entry
 
     def arm(self, owner: TimerOwner) -> None:
-        """Make sure that ``owner`` comes up no later than its ``deadline``. Free when an earlier entry stands already."""
+        """Have ``owner`` come up no later than its ``deadline``. Free when an earlier entry stands already."""
         deadline = owner.deadline
         if deadline < owner.armed_at:
             if owner.armed_at == NEVER:
