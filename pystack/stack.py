@@ -13,32 +13,31 @@ polled: `Stack.frames`, `Stack.events`, `Stack.next_timeout`. Whoever drives it 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address
 from typing import Final, TypeAlias, final
 
 from pystack.clock import Micros
 from pystack.counters import Counters
 from pystack.errors import UsageError
 from pystack.frame import LinkInfo, TxFrame
-from pystack.net import neighbours, reassembly
-from pystack.net.addressing import UNSPECIFIED, Addressing, is_multicast
+from pystack.net.addressing import Addressing
+from pystack.net.admission import options_allow_untrusted, refusal_untrusted
 from pystack.net.endpoint import Endpoint, Signals
 from pystack.net.icmp import Icmp, IcmpEndpoint, IcmpError, PingEndpoint
 from pystack.net.ip_output import IpOutput
 from pystack.net.neighbours import NeighbourTable
-from pystack.net.path import DEFAULT_TTL, Path
+from pystack.net.path import Path
 from pystack.net.pmtu import PathMtus, next_mtu
 from pystack.net.reassembly import Reassembler
 from pystack.net.txqueue import TxQueue
 from pystack.net.udp import Udp, UdpEndpoint
+from pystack.stack_config import StackConfig
 from pystack.tcp.config import TcpConfig
 from pystack.tcp.engine import TcpEngine
 from pystack.tcp.listener import Listener
 from pystack.tcp.tcb import Connection
 from pystack.timers import Timers
-from pystack.wire import ethernet, icmp, ipv4
+from pystack.wire import ethernet, icmp
 from pystack.wire.packet import (
     ETHERTYPE_ARP,
     PROTO_ICMP,
@@ -49,51 +48,10 @@ from pystack.wire.packet import (
     verify_untrusted,
 )
 
+__all__ = ["Event", "Stack", "StackConfig"]
+
 Event: TypeAlias = tuple[Connection | Listener | Endpoint, int]
 """Who has something to tell, and what: flags of `pystack.tcp.events`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackConfig:
-    """What a stack is. Immutable.
-
-    Attributes:
-        mac: our Ethernet address, 6 bytes, of one host.
-        addresses: our IPv4 addresses with their networks; the first one is preferred.
-        gateway: the neighbour that leads everywhere else; None: there is no way there.
-        tcp: settings of connections that are opened without their own.
-        accept_any: every unicast IPv4 destination is ours. For a gateway with one guest behind the link; the Ethernet
-            source of its packets is learnt, so that no ARP is needed to answer it.
-        arp_for: whether to answer the ARP request for (target) from (asker), 4 bytes each, when the target is not ours
-            already. None: with ``accept_any`` for all but known neighbours, else for nobody.
-        ttl: of what we send.
-
-    Bounds; at each one the stated thing happens, and a counter moves:
-        max_connections: a SYN is dropped, `Stack.connect` raises.
-        max_udp_endpoints, max_pings: the call raises. One endpoint keeps 512 datagrams and 1 MiB (UDP), 256 items and
-            256 KiB (ping, ICMP); what comes beyond that is dropped.
-        neighbours: see `pystack.net.neighbours.Limits`. reassembly: see `pystack.net.reassembly.Limits`.
-        max_path_mtus: the oldest estimate goes.
-        max_queued_frames: a frame that is not TCP's is dropped. TCP makes its frames only when they are asked for.
-        icmp_errors_per_second, icmp_error_burst: the error is not sent.
-    """
-
-    mac: bytes
-    addresses: tuple[IPv4Interface, ...]
-    gateway: IPv4Address | None = None
-    tcp: TcpConfig = field(default_factory=TcpConfig)
-    accept_any: bool = False
-    arp_for: Callable[[bytes, bytes], bool] | None = None
-    ttl: int = DEFAULT_TTL
-    max_connections: int = 16_384
-    max_udp_endpoints: int = 4096
-    max_pings: int = 1024
-    neighbours: neighbours.Limits = field(default_factory=neighbours.Limits)
-    reassembly: reassembly.Limits = field(default_factory=reassembly.Limits)
-    max_path_mtus: int = 256
-    max_queued_frames: int = 1024
-    icmp_errors_per_second: int = 1000
-    icmp_error_burst: int = 50
 
 
 def _nobody(_target: bytes, _asker: bytes) -> bool:
@@ -118,7 +76,7 @@ class Stack:
     """
 
     __slots__ = (
-        "_addressing", "_any_destination", "_connections", "_icmp", "_learn_from_ip", "_link", "_mac", "_max_frame",
+        "_addressing", "_any_destination", "_connections", "_icmp", "_link", "_mac", "_max_frame",
         "_mtus", "_neighbours", "_now", "_output", "_reassembler", "_signals", "_tcp", "_timers", "_tx", "_udp",
         "_vnet_hdr_len", "config", "counters",
     )  # fmt: skip
@@ -140,7 +98,7 @@ class Stack:
         self._max_frame = link.vnet_hdr_len + 14 + 8 + link.mtu
         self._addressing = Addressing(config.addresses, config.gateway)
         self._now: Micros = 0  # of the call under way, for `_path_to`
-        self._any_destination = self._learn_from_ip = config.accept_any
+        self._any_destination = config.accept_any
         self._timers = Timers()
         self._signals = Signals()
         self._mtus = PathMtus(config.max_path_mtus)
@@ -226,13 +184,13 @@ class Stack:
     def _receive_ipv4(self, packet: Packet, to_one: bool, src_mac: bytes, now: Micros) -> None:
         if not verify_untrusted(packet, self.counters, rx_checksum=self._link.rx_checksum):
             return
-        reason = self._refusal(packet, to_one)
+        reason = refusal_untrusted(packet, self._addressing, to_one=to_one, any_destination=self._any_destination)
         if reason:
             self.counters.bump(reason)
             return
-        if packet.l4 - packet.l3 > 20 and not self._options_allow_untrusted(packet):
+        if not options_allow_untrusted(packet, self.counters):
             return
-        if self._learn_from_ip:
+        if self._any_destination:
             self._neighbours.learn_from_ip(packet.src, src_mac, now)
             self._wake_paths()
         if packet.is_fragment:
@@ -242,37 +200,6 @@ class Stack:
                 return
             packet = datagram
         self._deliver(packet, now)
-
-    def _refusal(self, packet: Packet, to_one: bool) -> str:
-        """Why a packet with these addresses is dropped without a word (RFC 1122 section 3.2.1.3), "" if it is not."""
-        addressing, src, dst = self._addressing, packet.src, packet.dst
-        to_all = addressing.is_broadcast(dst)
-        # Who has no address yet may ask everybody for one (DHCP).
-        asks_for_one = src == UNSPECIFIED and to_all and packet.proto == PROTO_UDP
-        if (not addressing.is_valid_peer(src) or src in addressing.own) and not asks_for_one:
-            return "ipv4.bad_source"
-        if to_all:
-            return "" if packet.proto == PROTO_UDP else "ipv4.broadcast_ignored"
-        if is_multicast(dst):
-            return "ipv4.multicast_ignored"
-        if dst not in addressing.own and not (self._any_destination and addressing.is_valid_peer(dst)):
-            return "ipv4.not_ours"
-        # RFC 1122 section 3.3.6: a broadcast on the link that is none of IP's.
-        return "" if to_one else "ipv4.group_frame"
-
-    def _options_allow_untrusted(self, packet: Packet) -> bool:
-        """Whether a packet's IPv4 options are well-formed and ask for nothing that we refuse; counted if not.
-
-        What is not understood is ignored (RFC 1122 section 3.2.1.8). A source route is refused: it exists to get round
-        what addresses are trusted for (RFC 7126 sections 4.3 and 4.4).
-        """
-        options = ipv4.parse_options_untrusted(packet.frame, packet.l3 + 20, packet.l4, self.counters)
-        if options is None:
-            return False
-        if any(option.kind in (ipv4.OPT_LOOSE_ROUTE, ipv4.OPT_STRICT_ROUTE) for option in options):
-            self.counters.bump("ipv4.source_route")
-            return False
-        return True
 
     def _deliver(self, packet: Packet, now: Micros) -> None:
         """Hand a whole, verified packet for us to its protocol."""
