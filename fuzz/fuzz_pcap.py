@@ -46,4 +46,4 @@ def target(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    harness.main(__file__, target, include=["pystack"], seeds=SEEDS)
+    harness.main(__file__, target, include=["pystack", "pcapng"], seeds=SEEDS)

@@ -40,12 +40,13 @@ from pystack.clock import Micros
 from pystack.counters import Counters
 from pystack.errors import LinkClosed, UsageError
 from pystack.frame import Buffer, LinkInfo, TxFrame
-from pystack.link import pcapng, records
+from pystack.link import records
 from pystack.link.memory import ETHERNET
 from pystack.link.records import LINKTYPE_ETHERNET, MAX_RECORD_BYTES, UNKNOWN, Record, Source
 
 _MICROSECONDS: Final = 0xA1B2C3D4
 _NANOSECONDS: Final = 0xA1B23C4D
+_PCAPNG: Final = b"\n\r\r\n"  # the type of its first block, the same in either byte order
 _HEADER: Final = "HHIIII"  # version, version, reserved, reserved, snaplen, link type
 _SECOND_NS: Final = 10**9
 _LINKTYPE_MASK: Final = 0xFFFF
@@ -67,7 +68,9 @@ def read(stream: BinaryIO, name: str) -> Iterator[Record]:
     magic = source.start(4)
     if magic is None:
         raise UsageError(f"{name} is empty: it is no pcap or pcapng file.")
-    if int.from_bytes(magic, "big") == pcapng.SECTION_HEADER:
+    if magic == _PCAPNG:
+        from pystack.link import pcapng  # noqa: PLC0415 - its library takes 15 ms, and most need it never
+
         source.unread(magic)
         return pcapng.read(source)
     for order in ("<", ">"):

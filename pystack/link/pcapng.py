@@ -16,50 +16,43 @@ Read before editing: draft-ietf-opsawg-pcapng, sections 3 (blocks and options) a
     |                      Block Total Length                       |
     +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 
-The byte order is that of the section's header. The library python-pcapng does not read files here: it fails on valid
-ones (an interface with an IPv6 address), trusts declared lengths, and takes 37 us a frame. It checks ours in tests.
+python-pcapng reads and writes the blocks (`pystack.link.pcapng_blocks`). What is here is what a library cannot know:
+how much of a file to trust, what to tell a person about a damaged one, and times in whole nanoseconds. Importing this
+module costs the library's 15 ms, so `pystack.link.pcap` does it when a file is of this format.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Self, final
+from typing import Any, BinaryIO, Final, Self, final
+
+from pcapng import FileWriter, blocks
+from pcapng.exceptions import BadMagic, CorruptedFile, PcapngException
+from pcapng.structs import SECTION_HEADER_MAGIC
 
 from pystack.frame import Buffer
 from pystack.link import records
+from pystack.link.pcapng_blocks import BadBlockError, EnhancedPacket, ObsoletePacket, Scanner, Section, SimplePacket
 from pystack.link.records import LINKTYPE_ETHERNET, MAX_RECORD_BYTES, UNKNOWN, Record, Source
 
-SECTION_HEADER: Final = 0x0A0D0D0A
-_INTERFACE: Final = 1
-_OBSOLETE_PACKET: Final = 2
-_SIMPLE_PACKET: Final = 3
-_ENHANCED_PACKET: Final = 6
-
-_BYTE_ORDER: Final = 0x1A2B3C4D
 _MAX_BLOCK_BYTES: Final = 16 << 20  # as libpcap
-
-_OPT_COMMENT: Final = 1
-_SHB_USERAPPL: Final = 4
-_IF_NAME: Final = 2
-_IF_TSRESOL: Final = 9
-_IF_TSOFFSET: Final = 14
-_EPB_FLAGS: Final = 2
-
+_MAX_DECODED_BYTES: Final = 2 * MAX_RECORD_BYTES  # the library takes 20 times as much memory for options
 _NANO: Final = 10**9
 _MAX_OPTION_BYTES: Final = 0xFFFF
+_SECTION_HEADER: Final[bytes] = SECTION_HEADER_MAGIC.to_bytes(4, "big")  # the same in either byte order
+_RESERVED: Final = bytes(4)
+_DECODED: Final = {_SECTION_HEADER} | {
+    block.magic_number.to_bytes(4, order)
+    for block in (blocks.InterfaceDescription, EnhancedPacket, ObsoletePacket, SimplePacket)
+    for order in ("little", "big")
+}
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
-
-
-class _Interface(NamedTuple):
-    link_type: int
-    snaplen: int
-    ticks_per_second: int
-    offset_seconds: int
 
 
 def read(source: Source) -> Iterator[Record]:
@@ -70,132 +63,101 @@ def read(source: Source) -> Iterator[Record]:
     Raises:
         UsageError: the file is damaged, or a frame is not Ethernet; the frames before that have been given.
     """
-    order = ""
-    interfaces: list[_Interface] = []
-    while (start := source.start(8)) is not None:
-        if int.from_bytes(start[:4], "big") == SECTION_HEADER:
-            order = _byte_order(source)
-            _skip_section_header(source, order, start)
-            interfaces.clear()
-            continue
-        if not order:
-            raise source.error("does not start with a pcapng section header")
-        kind, length = struct.unpack(order + "II", start)
-        body = _body(source, order, length, already=8)
+    guarded = _Guarded(source)
+    scanner = Scanner(guarded)
+    found = iter(scanner)
+    while True:
+        guarded.start_block()
         try:
-            if kind == _INTERFACE:
-                interfaces.append(_interface(order, body))
-            elif kind in _PACKETS:
-                record = _PACKETS[kind](order, body, interfaces)
-                source.records += 1
-                yield record
-        except (struct.error, IndexError, _BadBlockError) as error:
-            what = str(error) if isinstance(error, _BadBlockError) else f"has a damaged block of type {kind}"
-            raise source.error(what) from None
+            block = next(found, None)
+            record = _record(block)
+        except BadBlockError as error:
+            raise source.error(str(error)) from None
+        except BadMagic:
+            raise source.error("has a pcapng section without a byte order") from None
+        except CorruptedFile:
+            raise source.error("has a block whose two lengths differ") from None
+        except (PcapngException, LookupError, ValueError, struct.error):
+            raise source.error(guarded.damage(scanner.endianness)) from None
+        if record is not None:
+            source.records += 1
+            yield record
+        elif block is None:
+            if guarded.at_end:
+                return
+            # The library takes the end of a block that is too short for the end of the file.
+            raise source.error(guarded.damage(scanner.endianness))
 
 
-class _BadBlockError(Exception):
-    """A block that cannot be understood; the text continues a sentence that starts with the file's name."""
+class _Guarded:
+    """``source`` as the file that the library reads, which believes any length that a block declares.
+
+    Attributes:
+        at_end: the file ended where a block could have started.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kind: bytes | None = None
+        self.at_end = False
+
+    def start_block(self) -> None:
+        """What is read next is the type of a block."""
+        self._kind = None
+
+    def read(self, count: int) -> bytes:
+        """``count`` bytes; none at the end of the file."""
+        if self._kind is None:
+            self._kind = self._source.start(count) or b""
+            self.at_end = not self._kind
+            if self._kind == _RESERVED:
+                raise self._source.error("has a block of type 0, which cannot be")
+            return self._kind
+        most = _MAX_DECODED_BYTES if self._kind in _DECODED else _MAX_BLOCK_BYTES
+        if count % 4 or not 0 < count <= most:
+            around = 16 if self._is_section() else 12  # what the library has taken off
+            raise self._source.error(f"has a block of {count + around} bytes, which cannot be")
+        return self._source.exactly(count)
+
+    def tell(self) -> int:
+        """The library asks whether reads are aligned, and `read` sees to that."""
+        return 0
+
+    def damage(self, order: str) -> str:
+        """What to say of the block that is being read, when no more is known."""
+        if self._is_section():
+            return "has a pcapng section header that is too short"
+        return f"has a damaged block of type {struct.unpack(order + 'I', self._kind or bytes(4))[0]}"
+
+    def _is_section(self) -> bool:
+        return self._kind == _SECTION_HEADER
 
 
-def _byte_order(source: Source) -> str:
-    magic = source.exactly(4)
-    for order in ("<", ">"):
-        if magic == struct.pack(order + "I", _BYTE_ORDER):
-            return order
-    raise source.error("has a pcapng section without a byte order")
-
-
-def _skip_section_header(source: Source, order: str, start: bytes) -> None:
-    (length,) = struct.unpack(order + "I", start[4:])
-    body = _body(source, order, length, already=12)
-    if len(body) < 12:
-        raise source.error("has a pcapng section header that is too short")
-    (major,) = struct.unpack_from(order + "H", body)
-    if major != 1:
-        raise source.error(f"is of pcapng version {major}, and only 1 is known")
-
-
-def _body(source: Source, order: str, length: int, *, already: int) -> bytes:
-    """The rest of a block of which ``already`` bytes were read, without the length at its end."""
-    if length % 4 or not already + 4 <= length <= _MAX_BLOCK_BYTES:
-        raise source.error(f"has a block of {length} bytes, which cannot be")
-    rest = source.exactly(length - already)
-    if struct.unpack_from(order + "I", rest, len(rest) - 4) != (length,):
-        raise source.error("has a block whose two lengths differ")
-    return rest[:-4]
-
-
-def _options(order: str, body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """The options from ``at`` on; what is cut short ends them, since they only decorate."""
-    while len(body) >= at + 4:
-        code, length = struct.unpack_from(order + "HH", body, at)
-        if not code or len(body) < at + 4 + length:
-            return
-        yield code, body[at + 4 : at + 4 + length]
-        at += 4 + (length + 3 & ~3)
-
-
-def _interface(order: str, body: bytes) -> _Interface:
-    link_type, _, snaplen = struct.unpack_from(order + "HHI", body)
-    ticks, offset = 10**6, 0
-    for code, value in _options(order, body, 8):
-        if code == _IF_TSRESOL and len(value) == 1:
-            ticks = (2 if value[0] & 0x80 else 10) ** (value[0] & 0x7F)
-        elif code == _IF_TSOFFSET and len(value) == 8:
-            (offset,) = struct.unpack(order + "q", value)
-    return _Interface(link_type, snaplen, ticks, offset)
-
-
-def _enhanced(order: str, body: bytes, interfaces: Sequence[_Interface]) -> Record:
-    index, high, low, captured, length = struct.unpack_from(order + "IIIII", body)
-    return _packet(order, body, interfaces, index, high << 32 | low, captured, length)
-
-
-def _obsolete(order: str, body: bytes, interfaces: Sequence[_Interface]) -> Record:
-    index, _, high, low, captured, length = struct.unpack_from(order + "HHIIII", body)
-    return _packet(order, body, interfaces, index, high << 32 | low, captured, length)
-
-
-def _packet(
-    order: str, body: bytes, interfaces: Sequence[_Interface], index: int, ticks: int, captured: int, length: int
-) -> Record:
-    interface = _ethernet(interfaces, index)
-    data = _data(body, 20, captured)
-    direction = UNKNOWN
-    comments: list[str] = []
-    for code, value in _options(order, body, 20 + (captured + 3 & ~3)):
-        if code == _OPT_COMMENT:
-            comments.append(value.decode(errors="replace"))
-        elif code == _EPB_FLAGS and len(value) == 4:
-            direction = struct.unpack(order + "I", value)[0] & 3
-    at = ticks * _NANO // interface.ticks_per_second + interface.offset_seconds * _NANO
-    return Record(data, at, max(length, captured), direction % 3, tuple(comments), index)
-
-
-def _simple(order: str, body: bytes, interfaces: Sequence[_Interface]) -> Record:
-    (length,) = struct.unpack_from(order + "I", body)
-    interface = _ethernet(interfaces, 0)
-    captured = min(length, interface.snaplen or length)
-    return Record(_data(body, 4, captured), 0, length)
-
-
-def _ethernet(interfaces: Sequence[_Interface], index: int) -> _Interface:
-    if index >= len(interfaces):
-        raise _BadBlockError(f"has a frame of interface {index}, which it does not describe")
-    interface = interfaces[index]
+def _record(block: Any) -> Record | None:
+    """The frame that is in ``block``; None when it is of another kind."""
+    if isinstance(block, Section) and block.version_major != 1:
+        raise BadBlockError(f"is of pcapng version {block.version_major}, and only 1 is known")
+    if not isinstance(block, (EnhancedPacket, ObsoletePacket, SimplePacket)):
+        return None
+    interface, data = block.interface, block.packet_data
     if interface.link_type != LINKTYPE_ETHERNET:
-        raise _BadBlockError(f"has frames of link type {interface.link_type}, and only Ethernet (1) can be read")
-    return interface
+        raise BadBlockError(f"has frames of link type {interface.link_type}, and only Ethernet (1) can be read")
+    if len(data) > MAX_RECORD_BYTES:
+        raise BadBlockError(f"has a frame of {len(data)} bytes, which cannot be")
+    length = max(block.packet_len, len(data))
+    if isinstance(block, SimplePacket):
+        return Record(data, 0, length)
+    ticks = block.timestamp_high << 32 | block.timestamp_low
+    comments = tuple(comment.decode(errors="replace") for comment in block.options.get_all("opt_comment"))
+    direction = (block.options.get("epb_flags", UNKNOWN) & 3) % 3
+    return Record(data, _nanoseconds(ticks, interface.options), length, direction, comments, block.interface_id)
 
 
-def _data(body: bytes, start: int, captured: int) -> bytes:
-    if captured > MAX_RECORD_BYTES or start + captured > len(body):
-        raise _BadBlockError(f"has a frame of {captured} bytes, which cannot be")
-    return body[start : start + captured]
-
-
-_PACKETS: Final = {_ENHANCED_PACKET: _enhanced, _SIMPLE_PACKET: _simple, _OBSOLETE_PACKET: _obsolete}
+def _nanoseconds(ticks: int, options: Any) -> int:
+    """An interface's time. The library has it as a float, into which the nanoseconds of today do not fit."""
+    resolution = options.get("if_tsresol", b"\x06")[0]
+    ticks_per_second = (2 if resolution & 0x80 else 10) ** (resolution & 0x7F)
+    return int(ticks * _NANO // ticks_per_second + options.get("if_tsoffset", 0) * _NANO)
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -215,10 +177,12 @@ class PcapngWriter:
 
     def __init__(self, stream: BinaryIO, *, interface: str = "pystack", application: str = "pystack") -> None:
         self._stream = stream
-        header = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1) + _option(_SHB_USERAPPL, application.encode()) + _END
-        description = struct.pack("<HHI", LINKTYPE_ETHERNET, 0, 0)
-        description += _option(_IF_NAME, interface.encode()) + _option(_IF_TSRESOL, b"\x09") + _END
-        records.write(stream, _block(SECTION_HEADER, header) + _block(_INTERFACE, description))
+        self._block = io.BytesIO()  # a block reaches the file in one piece
+        self._section = Section(endianness="<", options={"shb_userappl": application.encode()})
+        options = {"if_name": interface.encode(), "if_tsresol": b"\x09"}
+        self._section.new_member(blocks.InterfaceDescription, link_type=LINKTYPE_ETHERNET, options=options)
+        self._writer = FileWriter(self._block, self._section)
+        self._put()
 
     @classmethod
     def create(cls, path: str | Path, *, interface: str = "pystack") -> Self:
@@ -233,28 +197,22 @@ class PcapngWriter:
         self, data: Buffer, at: int, *, direction: int = UNKNOWN, comments: Sequence[str] = (), length: int = 0
     ) -> None:
         """Add a frame; see `pystack.link.records.RecordWriter.write`."""
-        captured = len(data)
-        padding = -captured & 3
-        options = b""
+        options: dict[str, object] = {}
         if direction:
-            options += struct.pack("<HHI", _EPB_FLAGS, 4, direction)
-        for comment in comments:
-            options += _option(_OPT_COMMENT, _fit(comment))
-        if options:
-            options += _END
-        total = 32 + captured + padding + len(options)
+            options["epb_flags"] = direction
+        if comments:
+            options["opt_comment"] = [_fit(comment) for comment in comments]
         at = max(at, 0)
-        head = struct.pack(
-            "<IIIIIII",
-            _ENHANCED_PACKET,
-            total,
-            0,
-            at >> 32 & 0xFFFF_FFFF,
-            at & 0xFFFF_FFFF,
-            captured,
-            length or captured,
+        block = self._section.new_member(
+            blocks.EnhancedPacket,
+            timestamp_high=at >> 32 & 0xFFFF_FFFF,
+            timestamp_low=at & 0xFFFF_FFFF,
+            packet_len=length or len(data),
+            packet_data=data,
+            options=options,
         )
-        records.write(self._stream, b"".join((head, data, bytes(padding), options, total.to_bytes(4, "little"))))
+        self._writer.write_block(block)
+        self._put()
 
     def flush(self) -> None:
         """Hand what was written to the system, so that others can read it."""
@@ -265,17 +223,10 @@ class PcapngWriter:
         with contextlib.suppress(OSError):
             self._stream.close()
 
-
-_END: Final = bytes(4)
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    length = len(body) + 12
-    return struct.pack("<II", kind, length) + body + length.to_bytes(4, "little")
-
-
-def _option(code: int, value: bytes) -> bytes:
-    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) & 3)
+    def _put(self) -> None:
+        records.write(self._stream, self._block.getvalue())
+        self._block.seek(0)
+        self._block.truncate()
 
 
 def _fit(comment: str) -> bytes:

@@ -6,15 +6,17 @@ import io
 import json
 import struct
 import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import pcapng as oracle
 import pytest
+from pcapng import blocks
+from scapy.utils import RawPcapNgReader
 
 from pystack.errors import LinkClosed, LinkError, UsageError
-from pystack.link import pcap, records
+from pystack.link import pcap, pcapng_blocks, records
 from pystack.link.pcap import PcapLink, PcapWriter
 from pystack.link.pcapng import PcapngWriter
 from pystack.link.records import INBOUND, OUTBOUND, UNKNOWN, Record
@@ -48,17 +50,17 @@ def test_pcapng_keeps_times_directions_and_comments() -> None:
     assert [record.comments for record in got] == [(), (), ("first", "zweite ✓"), (), ()]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the oracle's own schema names no type for if_tsresol
-def test_another_pcapng_library_reads_the_same() -> None:
+def test_another_library_reads_the_same() -> None:
     stream = _pcapng()
     stream.seek(0)
-    section, interface, *packets = oracle.FileScanner(stream)
-    assert section.options["shb_userappl"] == "pystack"
-    assert (interface.link_type, interface.options["if_name"]) == (1, "pystack")
-    assert [packet.packet_data for packet in packets] == _FRAMES
-    assert [packet.timestamp_high << 32 | packet.timestamp_low for packet in packets] == [_AT + n for n in range(5)]
-    assert packets[2].options.get_all("opt_comment") == ["first", "zweite ✓"]
-    assert packets[2].options["epb_flags"].inout == "outbound"
+    got = list(RawPcapNgReader(stream))
+    assert [data for data, _ in got] == _FRAMES
+    seen = [meta for _, meta in got]
+    assert {(meta.linktype, meta.tsresol, meta.ifname) for meta in seen} == {(1, 10**9, b"pystack")}
+    assert [meta.tshigh << 32 | meta.tslow for meta in seen] == [_AT + n for n in range(5)]
+    assert [meta.wirelen for meta in seen] == [len(frame) for frame in _FRAMES]
+    assert [meta.direction for meta in seen] == [None, INBOUND, OUTBOUND, None, INBOUND]
+    assert seen[2].comments == [b"first", "zweite ✓".encode()]
 
 
 @pytest.mark.requires("tshark")
@@ -147,6 +149,43 @@ def test_the_interfaces_resolution_of_time_is_followed(option: bytes, ticks: int
     assert record.at == at
 
 
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) & 3)
+
+
+def test_what_decorates_a_frame_in_an_unusual_way_does_not_cost_it() -> None:
+    odd = [_option(2, b"\xe4"), _option(0x8001, b"own"), _option(0x8001, b"own"), _option(4, b"short")]
+    section = _block("<", 0x0A0D0D0A, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + b"".join(odd + odd))
+    interface = _interface("<", options=b"".join(odd + odd))
+    packet = _enhanced("<", bytes(4))[8:-4] + b"".join([_option(1, b"\xe4"), _option(1, b"b"), *odd[1:], *odd[1:]])
+    (record,) = _read(section + interface + _block("<", 6, packet))
+    assert record == Record(bytes(4), 0, 4, comments=("\ufffd", "b"))
+
+
+def test_damage_in_a_block_without_frames_does_not_matter() -> None:
+    names, statistics = _block("<", 4, b"\x01\0\x03\0abc"), _block("<", 5, struct.pack("<I", 9))
+    assert _read(_HEAD + names + statistics + _enhanced("<", b"x")) == [Record(b"x", 0, 1)]
+
+
+def test_an_empty_frame_is_written_and_read() -> None:
+    stream = io.BytesIO()
+    PcapngWriter(stream).write(b"", 0, comments=["nothing"])
+    assert _read(stream.getvalue()) == [Record(b"", 0, 0, comments=("nothing",))]
+    assert _read(_HEAD + _block("<", 3, bytes(4))) == [Record(b"", 0, 0)]
+
+
+def test_the_library_stays_as_it_is_for_others() -> None:
+    assert _read(_pcapng().getvalue())
+    assert "if_IPv6addr" in blocks.InterfaceDescription(None, endianness="<").options._field_names
+    assert blocks.KNOWN_BLOCKS[6] is blocks.EnhancedPacket
+
+
+def test_classic_captures_do_not_wait_for_the_library_of_the_others() -> None:
+    code = "import sys, pystack.link.pcap, pystack.link.capture; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "pcapng" not in loaded.split()
+
+
 def test_sections_that_follow_each_other_start_anew() -> None:
     one = _section("<") + _interface("<") + _enhanced("<", b"one")
     two = _section(">") + _interface(">") + _interface(">") + _enhanced(">", b"two", interface=1)
@@ -197,10 +236,16 @@ _PCAP = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 1)
         (_HEAD + struct.pack("<II", 6, 0), "has a block of 0 bytes"),
         (_HEAD + struct.pack("<II", 6, 4), "has a block of 4 bytes"),
         (_HEAD + struct.pack("<II", 6, 33), "has a block of 33 bytes"),
+        (_HEAD + struct.pack("<II", 6, 3 << 20), "has a block of 3145728 bytes"),
+        (_HEAD + struct.pack("<II", 99, (16 << 20) + 16), "has a block of 16777232 bytes"),
+        (_HEAD + struct.pack("<II", 0, 12), "has a block of type 0"),
         (_HEAD + struct.pack("<II", 6, 0xFFFF_FFFC), "has a block of 4294967292 bytes"),
         (_HEAD + struct.pack("<IIII", 99, 16, 0, 20), "two lengths differ"),
         (_HEAD + _block("<", 6, bytes(8)), "has a damaged block of type 6"),
         (_HEAD + _block("<", 3, b""), "has a damaged block of type 3"),
+        (_HEAD + _block("<", 6, bytes(20) + struct.pack("<HHH", 1, 99, 0)), "has a damaged block of type 6"),
+        (_section("<") + _interface("<", options=struct.pack("<HHI", 14, 4, 0)), "has a damaged block of type 1"),
+        (_section(">") + _block(">", 1, b"abc"), "has a damaged block of type 1"),
         (_section("<") + _block("<", 1, b"abc"), "has a damaged block of type 1"),
         (_section("<") + _enhanced("<", b"x"), "has a frame of interface 0, which it does not describe"),
         (_section("<") + _block("<", 3, bytes(8)), "has a frame of interface 0"),
@@ -215,6 +260,20 @@ def test_a_damaged_file_is_one_sentence(data: bytes, sentence: str) -> None:
     assert str(caught.value).startswith("capture ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_interfaces_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pcapng_blocks, "_MAX_INTERFACES", 3)
+    assert len(_read(_section("<") + _interface("<") * 3 + _enhanced("<", b"x", interface=2))) == 1
+    with pytest.raises(UsageError, match="describes more than 3 interfaces"):
+        _read(_section("<") + _interface("<") * 4)
+
+
+def test_a_block_that_is_too_short_is_not_the_end_of_the_file() -> None:
+    reader = pcap.read(io.BytesIO(_HEAD + _enhanced("<", b"x") + _block("<", 6, b"") + _enhanced("<", b"y")), "capture")
+    assert next(reader).data == b"x"
+    with pytest.raises(UsageError, match="damaged block of type 6"):
+        next(reader)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 60])
