@@ -41,13 +41,12 @@ class Source(Protocol):
         """Close the descriptor."""
 
 
-def raise_file_limit() -> int:
-    """Let this process have as many descriptors as it may, and return how many it might have before."""
+def raise_file_limit() -> None:
+    """Let this process have as many descriptors as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft
 
 
 @final
@@ -59,16 +58,13 @@ class HostIO:
         publish: ports of the host that lead to the guest.
         resolv_conf: names the host's resolvers, and is watched; None leaves the gateway's own as they are.
 
-    Attributes:
-        file_limit: the soft limit of descriptors as it was before it was raised, for child processes to be given.
-
     Raises:
         UsageError: a published port is not to be had.
     """
 
     def __init__(self, gateway: Gateway, *, publish: Sequence[Publish] = (), resolv_conf: Path | None = None) -> None:
         self.gateway: Final = gateway
-        self.file_limit: Final = raise_file_limit()
+        raise_file_limit()
         self._epoll = select.epoll()
         self._sources: dict[int, Source] = {}
         self._published_udp: dict[Publish, PublishedUdp] = {}
