@@ -102,7 +102,7 @@ class Gateway(Subject):
         words = (told.stdout + told.stderr).strip().splitlines() or ["no version"]
         if " unknown version" in words[0]:  # Debian 12's pasta does not know; its package does
             words = _debian_version(self.package) or words
-        return f"{Path(path).resolve()}: {words[0]}"
+        return f"{Path(path).resolve()}: {words[0]}{_code_of(Path(path))}"
 
     def command(self, pid: int, mtu: int) -> list[str]:
         """The command line that attaches to process `pid`'s namespace."""
@@ -123,6 +123,17 @@ class Gateway(Subject):
             running.close()
             raise LabError(f"{error}; it said: {said[-300:] or 'nothing'}") from None
         return running
+
+
+def _code_of(program: Path) -> str:
+    """Where a Python program's code comes from: its version alone does not tell a checkout from an installation."""
+    with program.open("rb") as script:
+        first = script.readline().decode(errors="replace").strip()
+    if not first.startswith("#!") or "python" not in first:
+        return ""
+    ask = [first[2:], "-c", "import pystack; print(pystack.__path__[0])"]
+    told = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=False)
+    return f", code in {told.stdout.strip()}"
 
 
 def _debian_version(package: str) -> list[str]:
