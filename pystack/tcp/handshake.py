@@ -59,10 +59,10 @@ def take_syn(c: Connection, p: Packet, now: Micros) -> None:
     if config.window_scale and options.window_scale is not None:
         c.snd_wscale = options.window_scale
     else:
-        c.rcv_wscale = 0
+        c.snd_wscale = c.rcv_wscale = 0
     c.sack_ok = config.sack and options.sack_permitted
-    if config.timestamps and options.timestamps is not None:
-        c.ts_ok = True
+    c.ts_ok = config.timestamps and options.timestamps is not None
+    if options.timestamps is not None:
         c.ts_recent = options.timestamps[0]
         c.ts_recent_at = now
     peer_mss = options.mss if options.mss is not None else (536 if p.version == 4 else 1220)

@@ -18,7 +18,7 @@ from pystack.tcp import events
 from pystack.tcp.acks import ack_field, acknowledged, answer, challenge, set_window
 from pystack.tcp.assembler import Assembler
 from pystack.tcp.events import TcpError
-from pystack.tcp.handshake import syn_sent
+from pystack.tcp.handshake import syn_sent, take_syn
 from pystack.tcp.state import (
     CLOSE_WAIT,
     CLOSING,
@@ -134,9 +134,9 @@ def _general(c: Connection, p: Packet, now: Micros) -> None:
         return
     options = parse_options_untrusted(p.frame, p.l4 + 20, p.payload, c.counters)
     seq = unwrap(p.seq, c.rcv_nxt)
-    if not _timestamps_acceptable(c, p, options, now):
-        return
     if c.state == SYN_RECEIVED and seq == c.irs and p.flags & (SYN | RST) == SYN and _same_syn(c, p, seq, options, now):
+        return
+    if not _timestamps_acceptable(c, p, options, now):
         return
     trimmed = _acceptable(c, p, seq, now)
     if trimmed is None:
@@ -229,8 +229,10 @@ def _same_syn(c: Connection, p: Packet, seq: int, options: TcpOptions, now: Micr
     """In SYN-RECEIVED, the SYN that is known, again. False when it goes the way of any segment."""
     if not p.flags & ACK:
         c.counters.bump("tcp.duplicate_syn")
-        if not c.deferred:
-            c.snd_nxt = c.iss  # so is its answer
+        if c.deferred:
+            take_syn(c, p, now)  # nothing was answered yet; and some peers leave options out when they try again
+        else:
+            c.snd_nxt = c.iss  # its answer goes again, too
             c.mark()
         return True
     if c.opened_passively:

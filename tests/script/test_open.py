@@ -559,3 +559,25 @@ def test_half_open_connection_is_found_out_when_the_peer_restarts() -> None:
     s.peer_next = 0
     s.peer("SYN seq=0 mss=1460")
     s.expect("SYN-ACK seq=0 ack=1")
+
+
+def test_the_last_syn_of_a_deferred_connection_says_which_options_it_has() -> None:
+    # Some systems leave options out when they try again; a timestamp that nobody sends would be missed for ever.
+    s = Script(deferred=True, timestamps=True, sack=True, window_scale=True)
+    s.peer("SYN seq=0 mss=1460 sackok ws=7 ts=1:0")
+    s.peer("SYN seq=0 mss=1400")
+    s.c.accept()
+    s.expect("SYN-ACK seq=0 ack=1 mss=1460 ws=none sackok=no ts=")
+    s.peer("ACK seq=1 ack=1 len=10")
+    assert s.c.readable == 10
+    assert s.c.mss == 1400
+    s.counted(passive_open=1, duplicate_syn=1, established=1)
+
+
+def test_a_duplicate_syn_without_its_timestamp_is_answered_all_the_same() -> None:
+    s = Script(listen=True, timestamps=True)
+    s.peer("SYN seq=0 mss=1460 ts=1:0")
+    s.expect("SYN-ACK seq=0 ack=1")
+    s.peer("SYN seq=0 mss=1460")
+    s.expect("SYN-ACK seq=0 ack=1")
+    s.counted(passive_open=1, duplicate_syn=1, syn_retransmitted=1)
