@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from errno import EINPROGRESS, EIO
+from errno import ECONNRESET, EINPROGRESS, EIO
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from typing import TYPE_CHECKING, Final, final
 
@@ -116,13 +116,16 @@ class TcpSocket:
     def _on_dialled(self, now: Micros) -> None:
         """The dial was decided; SO_ERROR says how."""
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
+        if number not in (0, ECONNRESET):
             self.close()
             self._io.gateway.tcp.dial_failed(self._flow, number, now)
             return
         self.dialing = False
         self.writable = True
         self._io.gateway.tcp.dialled(self._flow, now)
+        if number:
+            # It was connected, and reset before we looked: a refusal would have been another number.
+            self._fail_to_write(now)
 
     # ------------------------------------------------------------------------------------------ what the gateway asks
 

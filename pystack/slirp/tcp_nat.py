@@ -32,6 +32,7 @@ from pystack.slirp.requests import ABORT, CLOSE, DIAL, READ, SHUTDOWN, WRITE, Ho
 from pystack.stack import Stack
 from pystack.tcp import events
 from pystack.tcp.listener import Listener
+from pystack.tcp.state import SYN_RECEIVED
 from pystack.tcp.tcb import Connection
 from pystack.timers import NEVER
 from pystack.wire import icmp
@@ -143,7 +144,7 @@ class TcpNat:
         assert isinstance(flow, TcpFlow)
         if flags & events.DATA and flow.state == OPEN:
             self._requests.append((WRITE, flow, None))
-        if flags & events.SENT:
+        if flags & (events.SENT | events.OPEN):
             self._on_sent(flow)
         if flags & events.OPEN and flow.inbound and flow.state == DIALING:
             self._counters.bump("slirp.tcp_opened")
@@ -282,7 +283,8 @@ class TcpNat:
                 self._reset_guest(flow)
             return
         self._counters.bump("slirp.tcp_reset_by_host")
-        if not flow.conn.unsent_or_unacked:
+        # A guest whose handshake is under way would take an RST for a refusal, or for nothing that concerns it.
+        if not flow.conn.unsent_or_unacked and flow.conn.state != SYN_RECEIVED:
             self._reset_guest(flow)
             return
         flow.state = DRAINING

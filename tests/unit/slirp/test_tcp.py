@@ -346,6 +346,24 @@ def test_what_the_host_sent_before_its_rst_arrives_before_it() -> None:
     assert guest.conn.error is TcpError.RESET
 
 
+@pytest.mark.parametrize("said", [b"", b"go away"])
+def test_a_host_that_resets_right_away_is_not_taken_for_one_that_refuses(said: bytes) -> None:
+    rig = Rig()
+    rig.host.outcome = lambda *_: HOLD
+    guest = rig.connect()
+    rig.settle()
+    (host,) = rig.sockets
+    rig.host.decide(host.flow, 0)
+    if said:
+        host.send(said)
+    host.reset()
+    rig.run(0.1)
+    assert guest.opened
+    assert guest.got == said
+    assert guest.conn.error is TcpError.RESET
+    assert len(rig.gateway.tcp) == 0
+
+
 def test_a_guest_that_acknowledges_nothing_gets_the_hosts_rst_after_a_while() -> None:
     rig = Rig()
     guest, host = opened(rig)
