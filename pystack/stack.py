@@ -50,6 +50,8 @@ from pystack.wire.packet import (
 
 __all__ = ["Event", "Stack", "StackConfig"]
 
+_PLAIN_HEADERS: Final = 14 + 20  # Ethernet and IPv4
+
 Event: TypeAlias = tuple[Connection | Listener | Endpoint, int]
 """Who has something to tell, and what: flags of `pystack.tcp.events`."""
 
@@ -146,11 +148,13 @@ class Stack:
         packet = parse_untrusted(frame, self._vnet_hdr_len, self.counters)
         if packet is None:
             return
-        # The frame that counts belongs to a connection. Its addresses were judged when that was made.
+        # The frame that counts belongs to a connection, whose addresses were judged when it was made, and has neither
+        # a VLAN tag nor IP options.
         connection = self._connections.get(packet.key)
         if (
             connection is not None
             and packet.proto == PROTO_TCP
+            and packet.l4 - packet.eth == _PLAIN_HEADERS
             and frame[packet.eth : packet.eth + 6] == self._mac
             and (len(frame) <= self._max_frame or packet.gso_type)
         ):

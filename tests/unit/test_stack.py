@@ -111,6 +111,24 @@ def test_a_priority_tag_without_a_vlan_is_accepted() -> None:
     assert moved(node, vlan.push(WIRE.echo(), 0, pcp=5)) == {"icmp.echo_replied": 1}
 
 
+def test_a_connection_is_no_way_round_the_rules() -> None:
+    node = stack()
+    node.listen(80)
+    node.receive(WIRE.tcp(sport=1, dport=80, flags=SYN, seq=9), 0)
+    (answer,) = sent(node)
+    node.receive(WIRE.tcp(sport=1, dport=80, flags=ACK, seq=10, ack=answer.seq + 1), 0)
+    data = WIRE.tcp(sport=1, dport=80, flags=ACK, seq=10, ack=answer.seq + 1, payload=b"data")
+    routed = WIRE.ipv4(PROTO_TCP, data[34:], options=b"\x83\x07\x04\x0a\0\0\x01\0")
+    assert moved(node, vlan.push(data, 5)) == {"vlan.not_ours": 1}
+    assert moved(node, routed) == {"ipv4.source_route": 1}
+    assert moved(node, WIRE.but(dst_mac=EVERYBODY).ethernet(0x0800, data[14:])) == {"ipv4.group_frame": 1}
+    # What is merely unusual goes on: a priority tag, an option that asks for nothing.
+    assert moved(node, vlan.push(data, 0)) == {}
+    assert moved(node, WIRE.ipv4(PROTO_TCP, data[34:], options=b"\1\1\1\0")) == {"tcp.outside_window": 1}
+    (connection,) = node._connections.values()
+    assert connection.readable == 4
+
+
 def test_a_large_segment_with_a_gso_size_is_not_oversize() -> None:
     node = stack(OFFLOAD)
     wire = WIRE.but(vnet_hdr_len=10)
