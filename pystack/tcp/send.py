@@ -31,7 +31,6 @@ from pystack.wire.tcp import build_options
 _TS_OPTION: Final = struct.Struct("!III")
 _TS_HEAD: Final = 0x0101080A
 _MAX_DUP_ACKS: Final = 64
-_MAX_PIECES: Final = 1000
 
 
 def output(c: Connection, now: Micros, out: list[TxFrame], limit: int) -> bool:
@@ -144,8 +143,6 @@ def emit(c: Connection, start: int, n: int, now: Micros, out: list[TxFrame]) -> 
         following += 1
     options = segment_options(c, now, False)
     pieces = buffered.slices(start, n) if n else []
-    if len(pieces) > _MAX_PIECES:
-        pieces = [b"".join(pieces)]
     mss = c.mss
     out.append(
         c.writer.write(
@@ -244,11 +241,10 @@ def _send_train(c: Connection, start: int, count: int, now: Micros, out: list[Tx
     ack = c.rcv_nxt & MASK
     write, slices = c.writer.write, c.sendbuf.slices
     end = start + count * size
-    for seq in range(start, end, size):
-        pieces = slices(seq, size)
-        if len(pieces) > _MAX_PIECES:
-            pieces = [b"".join(pieces)]
-        out.append(write(seq & MASK, ack, ACK, window, options, pieces, size, gso_size))
+    out += [
+        write(seq & MASK, ack, ACK, window, options, slices(seq, size), size, gso_size)
+        for seq in range(start, end, size)
+    ]
     if c.dup_acks_due == 0:
         _acked_now(c)
     c.snd_nxt = end

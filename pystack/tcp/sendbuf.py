@@ -65,7 +65,11 @@ class SendBuffer:
         self._head = head
 
     def slices(self, start: int, length: int) -> list[Buffer]:
-        """The bytes ``[start, start + length)`` as views to gather. Needs base <= start and start + length <= end."""
+        """The bytes ``[start, start + length)`` as views to gather. Needs base <= start and start + length <= end.
+
+        At most ``length // 1024 + 3`` of them, far from what the system gathers at once: neighbours that are smaller
+        than `_MERGE` together have been merged.
+        """
         index = bisect_right(self._ends, start, self._head)
         chunk = self._chunks[index]
         offset = start - (self._ends[index] - len(chunk))

@@ -37,14 +37,11 @@ TRANSITIONS: Final[frozenset[tuple[int, int]]] = frozenset(
         (CLOSED, SYN_RECEIVED),  # a SYN for a listener makes a connection of its own
         (SYN_SENT, SYN_RECEIVED),  # simultaneous open
         (SYN_SENT, ESTABLISHED),
-        (SYN_RECEIVED, ESTABLISHED),
-        (SYN_RECEIVED, FIN_WAIT_1),
-        (SYN_RECEIVED, CLOSE_WAIT),  # the ACK of our SYN carries the peer's FIN
+        (SYN_RECEIVED, ESTABLISHED),  # where a FIN that is queued or comes along leads on at once
         (ESTABLISHED, FIN_WAIT_1),
         (ESTABLISHED, CLOSE_WAIT),
         (FIN_WAIT_1, FIN_WAIT_2),
-        (FIN_WAIT_1, CLOSING),
-        (FIN_WAIT_1, TIME_WAIT),
+        (FIN_WAIT_1, CLOSING),  # a FIN that also acknowledges ours goes by FIN-WAIT-2
         (FIN_WAIT_2, TIME_WAIT),
         (CLOSE_WAIT, LAST_ACK),
         (CLOSING, TIME_WAIT),
