@@ -244,7 +244,7 @@ class Gateway:
     def stats(self) -> GatewayStats:
         """What flowed so far."""
         count = self.counters
-        tcp, udp = self.tcp.flows(), self.udp.flows()
+        tcp = self.tcp.flows()
         refused = (
             "tcp_refused_by_policy", "tcp_table_full", "dial_refused", "dial_unreachable", "dial_timed_out",
             "dial_exhausted",
@@ -257,9 +257,9 @@ class Gateway:
             bytes_to_guest=self.tcp.to_guest + sum(flow.to_guest for flow in tcp),
             retransmissions=count["tcp.retransmitted"],
             udp_flows=count["slirp.udp_flows"],
-            udp_active=len(udp),
-            datagrams_to_host=sum(flow.to_host for flow in udp),
-            datagrams_to_guest=sum(flow.to_guest for flow in udp),
+            udp_active=len(self.udp),
+            datagrams_to_host=self.udp.to_host,
+            datagrams_to_guest=self.udp.to_guest,
             dns_queries=count["dns.queries"],
             pings=count["slirp.pings"],
             frames_bad=sum(n for name, n in count.snapshot().items() if name.endswith(_BAD)),

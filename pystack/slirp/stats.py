@@ -17,7 +17,7 @@ class GatewayStats:
         bytes_to_host, bytes_to_guest: carried by all connections so far.
         retransmissions: segments sent to the guest again.
         udp_flows: endpoints of the guest so far; udp_active: in the table now.
-        datagrams_to_host, datagrams_to_guest: carried by the flows that are active.
+        datagrams_to_host, datagrams_to_guest: carried by all flows so far.
         dns_queries, pings: carried so far.
         frames_bad: frames of the guest that were dropped because they are not what they say.
     """

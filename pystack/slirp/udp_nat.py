@@ -64,6 +64,9 @@ class UdpNat:
         # By what the guest sees: its own endpoint's port, the peer's address and port.
         self._peers: IdleTable[tuple[int, bytes, int], InboundPeer] = IdleTable(limit=MAX_INBOUND_PEERS, idle=UDP_IDLE)
         self._seen_as: dict[tuple[Publish, Endpoint], tuple[int, bytes, int]] = {}
+        self.to_host = 0
+        """Datagrams carried by all flows so far, and in the other direction `to_guest`."""
+        self.to_guest = 0
 
     def __len__(self) -> int:
         return len(self._flows) + len(self._dns_flows)
@@ -101,6 +104,7 @@ class UdpNat:
             return
         flow = self._flow(source, port == DNS_PORT, now)
         flow.to_host += 1
+        self.to_host += 1
         self._requests.append((UDP_SEND, flow, (address, port, datagram.packet.ttl, datagram.payload)))
 
     def _refuse(self, datagram: Datagram, now: Micros) -> None:
@@ -146,6 +150,7 @@ class UdpNat:
         guest = flow.guest, flow.guest_port
         (self._dns_flows if flow.only_dns else self._flows).use(guest, now)
         flow.to_guest += 1
+        self.to_guest += 1
         self._endpoint.send(data, now, to=guest, source=(seen, source[1]))
 
     def icmp_error(

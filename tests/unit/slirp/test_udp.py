@@ -136,6 +136,8 @@ def test_a_flow_expires_when_it_was_silent() -> None:
     assert len(rig.gateway.udp) == 0
     assert closed(rig) == [rig.host.udp[0][0]]
     assert rig.counters["slirp.udp_expired"] == 1
+    stats = rig.gateway.stats()
+    assert (stats.udp_flows, stats.udp_active, stats.datagrams_to_host, stats.datagrams_to_guest) == (1, 0, 2, 1)
 
 
 def test_a_flow_that_asks_a_resolver_only_expires_soon() -> None:
