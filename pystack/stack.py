@@ -64,6 +64,11 @@ def _anybody(target: bytes, asker: bytes) -> bool:
     return target != asker
 
 
+def _check_port(port: int) -> None:
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"{port} is no port: choose one from 1 to 65535, or 0 for a free one.")
+
+
 @final
 class Stack:
     """A host on one link.
@@ -308,6 +313,7 @@ class Stack:
         Raises:
             UsageError: an address no host has, no way there, a port in use, too many connections.
         """
+        _check_port(local_port)
         address, port = remote
         text = f"{IPv4Address(address)}:{port}"
         if not self._addressing.is_valid_peer(address) or address in self._addressing.own or not 0 < port < 1 << 16:
@@ -328,6 +334,9 @@ class Stack:
         Raises:
             UsageError: somebody listens there already, or this is no port.
         """
+        if not port:
+            raise UsageError("Nobody can listen on port 0: choose one from 1 to 65535.")
+        _check_port(port)
         return self._tcp.listen(port, address=address or b"", backlog=backlog, config=config)
 
     def listen_any(self, *, backlog: int = 1024, config: TcpConfig | None = None) -> Listener:
@@ -349,6 +358,7 @@ class Stack:
         Raises:
             UsageError: the port is taken, or too many endpoints are open.
         """
+        _check_port(port)
         endpoint = self._udp.bind(port, address)
         if endpoint is None:
             raise UsageError(

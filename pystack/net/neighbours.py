@@ -141,11 +141,6 @@ class NeighbourTable:
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(list(self._neighbours.values()))
 
-    def mac_of(self, address: bytes) -> bytes | None:
-        """The Ethernet address of ``address`` if it is known, without asking for it."""
-        neighbour = self._neighbours.get(address)
-        return neighbour.mac if neighbour is not None else None
-
     # ------------------------------------------------------------------------------------------------------- sending
 
     def attach(self, path: Path, hop: bytes, now: Micros) -> None:

@@ -376,6 +376,85 @@ def test_a_gateway_takes_echo_requests_for_others_and_answers_in_their_name() ->
     assert (answer.src, answer.payload_bytes()[4:]) == (packed("192.0.2.1"), b"\0\5\0\6far")
 
 
+def test_ping_endpoints_are_bounded_in_number_and_each_in_what_it_keeps() -> None:
+    node = stack(max_pings=2)
+    ping = node.ping_open()
+    node.ping_open()
+    with pytest.raises(UsageError, match="Too many"):
+        node.ping_open()
+    for number in range(300):
+        node.receive(WIRE.echo(ping.ident, number, b"", icmp.ECHO_REPLY), 0)
+    assert ping.dropped == node.counters["icmp.queue_full"] == 44
+    assert len(node.events()) == 1
+    ping.send_echo(PEER, 1, b"", 0)
+    (request,) = sent(node)
+    assert moved(node, WIRE.icmp_error(icmp.TIME_EXCEEDED, 0, request.frame[14:])) == {
+        "icmp.errors_received": 1,
+        "icmp.queue_full": 1,
+    }
+    ping.close()
+    ping.close()
+    node.ping_open()
+
+
+def test_there_is_one_catch_all_endpoint_of_each_kind_and_it_is_bounded() -> None:
+    node = stack(accept_any=True)
+    requests, datagrams = node.icmp_any(), node.udp_any()
+    node.listen_any()
+    for make in (node.icmp_any, node.udp_any, node.listen_any):
+        with pytest.raises(UsageError, match="already"):
+            make()
+    for number in range(300):
+        node.receive(WIRE.but(dst="192.0.2.1").echo(1, number), 0)
+    assert requests.dropped == node.counters["icmp.queue_full"] == 44
+    requests.close()
+    requests.close()
+    datagrams.close()
+    assert not requests.send_reply(packed("192.0.2.1"), PEER, 1, 1, b"", 0)
+    node.icmp_any()
+    node.udp_any()
+
+
+def test_an_error_that_quotes_nothing_of_ours_reaches_nobody() -> None:
+    node = stack()
+    ours = Crafter("10.0.0.1", "10.0.0.9")
+    for quoted in (ours.udp(5, 6), ours.echo(99), ours.echo(99, kind=icmp.ECHO_REPLY), ours.ipv4(132, bytes(8))):
+        assert moved(node, WIRE.icmp_error(icmp.UNREACHABLE, 1, quoted[14:])) == {
+            "icmp.errors_received": 1,
+            "icmp.error_unmatched": 1,
+        }
+    connected = node.udp_bind(5)
+    connected.connect((PEER, 7))
+    assert moved(node, WIRE.icmp_error(icmp.UNREACHABLE, 1, ours.udp(5, 6)[14:]))["icmp.error_unmatched"] == 1
+    assert connected.take_error() is None
+
+
+def test_there_is_no_way_to_a_stranger_without_a_gateway() -> None:
+    node = stack()
+    stranger = packed("192.0.2.1")
+    assert not node.ping_open().send_echo(stranger, 1, b"", 0)
+    assert not node.udp_bind(5).send(b"", 0, to=(stranger, 7))
+    assert not node.udp_bind(6).send(b"", 0, to=(packed("10.0.0.1"), 7))
+    assert not node.udp_bind(7).send(b"", 0)
+    assert node.counters.snapshot()["ipv4.no_route"] == 3
+    assert not node.ping_open().send_echo(PEER, 1, bytes(65_508), 0)
+    assert node.counters["ipv4.tx_too_big"] == 1
+
+
+@pytest.mark.parametrize("port", [-1, 65_536])
+def test_what_is_no_port_is_refused_with_a_sentence(port: int) -> None:
+    node = stack()
+    for call in (
+        lambda: node.udp_bind(port),
+        lambda: node.listen(port),
+        lambda: node.connect((PEER, 80), 0, local_port=port),
+    ):
+        with pytest.raises(UsageError, match="is no port"):
+            call()
+    with pytest.raises(UsageError, match="port 0"):
+        node.listen(0)
+
+
 @pytest.mark.parametrize(
     ("kind", "counter"),
     [

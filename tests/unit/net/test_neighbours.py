@@ -12,7 +12,7 @@ from pystack.net import neighbours
 from pystack.stack import Stack, StackConfig
 from pystack.testing.frames import PEER_MAC, Crafter, packed
 from pystack.wire import arp
-from pystack.wire.packet import ETHERTYPE_ARP
+from pystack.wire.packet import ACK, ETHERTYPE_ARP, SYN
 
 MAC = b"\x02\0\0\0\0\x01"
 OURS = packed("10.0.0.1")
@@ -290,3 +290,39 @@ def test_padding_behind_the_message_is_allowed() -> None:
     node = stack()
     node.receive(WIRE.arp_request() + bytes(18), 0)
     assert len(sent(node)) == 1
+
+
+def test_a_silent_neighbour_that_only_an_idle_connection_uses_is_left_alone() -> None:
+    node = stack()
+    node.receive(WIRE.arp_request(), 0)
+    connection = node.connect((PEER, 80), 0)
+    (_reply,), (_syn,) = node.frames(0)
+    node.receive(WIRE.tcp(sport=80, dport=connection.local_port, flags=SYN | ACK, seq=9, ack=connection.iss + 1), 0)
+    node.frames(0)
+    instants = []
+    while (instant := node.next_timeout()) is not None:
+        instants.append(instant)
+        node.tick(instant)
+        node.frames(instant)
+    assert instants == [number * SECOND for number in (60, 61, 62, 63)]
+    assert node.counters["arp.unresolved"] == 1
+    assert connection.path.dst_mac == PEER_MAC
+    # Whoever has something for it asks anew, and the connection learns the answer too.
+    node.ping_open().send_echo(PEER, 1, b"", 100 * SECOND)
+    assert [message.op for message in sent(node, 100 * SECOND)] == [arp.REQUEST]
+    moved = b"\x02\0\0\0\0\x0c"
+    node.receive(WIRE.but(src_mac=moved).arp_reply(), 100 * SECOND)
+    assert connection.path.dst_mac == moved
+    connection.abort()
+
+
+def test_an_answer_meant_for_somebody_else_changes_nothing() -> None:
+    node = stack()
+    node.receive(WIRE.arp_request(), 0)
+    sent(node)
+    other = WIRE.but(src_mac=b"\x02\0\0\0\0\x0a")
+    node.receive(other.arp_reply(tpa=packed("10.0.0.77")), 0)
+    message = arp.build(3, sha=PEER_MAC, spa=PEER, tha=MAC, tpa=OURS)  # RARP's request, by its number
+    node.receive(WIRE.ethernet(ETHERTYPE_ARP, message), 0)
+    assert node.counters["arp.ignored"] == 2
+    assert node.counters["arp.changed"] == 0
