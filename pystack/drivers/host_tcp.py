@@ -101,8 +101,7 @@ class TcpSocket:
 
     def on_events(self, events: int, now: Micros) -> None:
         """The epoll reports ``events``."""
-        if self.dialing:
-            self._on_dialled(now)
+        if self.dialing and not self._is_connected(now):
             return
         if events & EPOLLOUT and not self.writable and not self.failed:
             self.writable = True
@@ -113,19 +112,20 @@ class TcpSocket:
                 self.to_the_end = True
             self.read(now)
 
-    def _on_dialled(self, now: Micros) -> None:
-        """The dial was decided; SO_ERROR says how."""
+    def _is_connected(self, now: Micros) -> bool:
+        """The dial was decided, SO_ERROR says how. The same edge may bring what the other side said first."""
         number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number not in (0, ECONNRESET):
             self.close()
             self._io.gateway.tcp.dial_failed(self._flow, number, now)
-            return
+            return False
         self.dialing = False
         self.writable = True
         self._io.gateway.tcp.dialled(self._flow, now)
         if number:
             # It was connected, and reset before we looked: a refusal would have been another number.
             self._fail_to_write(now)
+        return not number
 
     # ------------------------------------------------------------------------------------------ what the gateway asks
 

@@ -137,6 +137,27 @@ def test_the_guests_rst_reaches_the_host() -> None:
             server.recv(1)
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+def test_a_host_that_speaks_before_the_dial_was_noticed_is_heard(ends: bool) -> None:
+    """One edge says both that the socket is connected and that there is something to read."""
+    listener, port = listening()
+    with closing(listener), Live() as live:
+        guest = live.connect(port)
+        live._carry(live.guest, live.gateway, live.now())  # ARP
+        live._carry(live.gateway, live.guest, live.now())
+        live._carry(live.guest, live.gateway, live.now())  # the SYN
+        live.hostio.perform(live.gateway.requests(), live.now())
+        server, _ = listener.accept()
+        with closing(server):
+            server.sendall(b"SSH-2.0-banner")
+            if ends:
+                server.shutdown(socket.SHUT_WR)
+            live.until(lambda: guest.got)
+            assert guest.got == b"SSH-2.0-banner"
+            if ends:
+                live.until(lambda: guest.conn.eof)
+
+
 def test_what_the_host_said_before_it_hung_up_is_read_although_writing_failed() -> None:
     with Live() as live, connected(live) as (guest, server):
         server.sendall(b"413 too large")
