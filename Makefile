@@ -1,7 +1,7 @@
 # Everything a developer types. Needs only Linux, make and Python >= 3.11; each target makes its own .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench docs fuzz clean
+.PHONY: help demo test coverage lint format bench docs fuzz clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,12 @@ demo: $(VENV)/.installed ## download through the stack, with a real client in a 
 test: $(VENV)/.installed-test ## run all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
+coverage: $(VENV)/.installed-test ## the tests that need nothing of the system, and which lines they do not reach
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --ignore tests/interop $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(VENV)/.installed-test ## ruff, mypy --strict and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,5 +69,5 @@ fuzz: $(VENV)/.installed-fuzz ## fuzz TARGET=name for TIME=seconds, or all of th
 	else $(BIN)/python -m fuzz run $(TARGET) --time $(TIME); fi
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) build dist site .fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site htmlcov .coverage .coverage.* .fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
