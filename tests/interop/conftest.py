@@ -20,7 +20,7 @@ from tests.interop.lab import SERVER, Lab, LabError
 
 BIG = 200_000_000
 MIDDLE = 20_000_000  # into QEMU
-LITTLE = 2_000_000  # through an impaired link
+LITTLE = 1_000_000  # through an impaired link
 ROOT = Path(__file__).resolve().parents[2]
 
 
