@@ -239,6 +239,7 @@ class Rig:
         self.to_guest: list[bytes] = []
         self.to_gateway: list[bytes] = []
         self.cut = False  # nothing gets through any more
+        self.lost: Callable[[], bool] = lambda: False  # asked for every frame
         self.accepted: list[GuestSocket] = []
 
     @property
@@ -297,7 +298,8 @@ class Rig:
         if not self.cut:
             log += frames
             for frame in frames:
-                sink.receive(frame, self.now)
+                if not self.lost():
+                    sink.receive(frame, self.now)
         return bool(frames)
 
     def _guest_events(self) -> bool:
