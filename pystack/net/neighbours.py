@@ -8,7 +8,7 @@ States of an entry::
     (none) --lookup--> INCOMPLETE --answer--> REACHABLE --reachable_time, in use--> PROBE --answer--> REACHABLE
     INCOMPLETE, PROBE --3 requests without an answer--> INCOMPLETE while somebody waits, else SILENT while in use,
     else (none)
-    SILENT --lookup--> INCOMPLETE
+    SILENT --lookup--> INCOMPLETE; --no longer in use, looked at ever more rarely--> (none)
 
 REACHABLE and unused goes at once. What TCP connections use (their `Path`) keeps the last address that was known while
 the neighbour is silent: their own timers decide when to give up. A new address reaches all of them.
@@ -248,19 +248,31 @@ class NeighbourTable:
             else:
                 self._remove(neighbour)
             return
+        if neighbour.state == SILENT:
+            self._fall_silent(neighbour, now)
+            return
         self._drop_overdue(neighbour, now)
         if neighbour.requests == _REQUESTS:
             self._counters.bump("arp.unresolved")
         if neighbour.requests >= _REQUESTS:
             neighbour.mac = None
             if not neighbour.is_awaited:
-                if neighbour.in_use:
-                    neighbour.state = SILENT
-                else:
-                    self._remove(neighbour)
+                self._fall_silent(neighbour, now)
                 return
             neighbour.state = INCOMPLETE
         self._request(neighbour, now)
+
+    def _fall_silent(self, neighbour: Neighbour, now: Micros) -> None:
+        """Nobody asks for ``neighbour`` any more; its entry stays for the sake of the paths that are in use."""
+        if not neighbour.in_use:
+            self._remove(neighbour)
+            return
+        if neighbour.state != SILENT:
+            neighbour.state = SILENT
+            neighbour.requests = _REQUESTS
+        neighbour.deadline = now + (self.limits.reachable_time << neighbour.requests - _REQUESTS)
+        neighbour.requests += 1
+        self._timers.arm(neighbour)
 
     def _drop_overdue(self, neighbour: Neighbour, now: Micros) -> None:
         waiting = neighbour.waiting

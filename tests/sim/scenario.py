@@ -153,7 +153,8 @@ def _hosts(world: World, scenario: Scenario) -> tuple[Host, Host]:
         info = LinkInfo(
             mtu=scenario.mtu, vnet_hdr_len=10, rx_checksum=True, tx_checksum=True, tso4=True, gso_max_bytes=65_535
         )
-    # "Any seed" includes those that lose every copy of a segment for minutes: nobody gives up here.
+    # "Any seed" includes those that lose every copy of a segment for minutes: nobody gives up here, and TIME-WAIT
+    # outlives a few dozen retransmissions of the peer's last segment.
     common = TcpConfig(
         sack=scenario.sack,
         timestamps=scenario.timestamps,
@@ -161,6 +162,8 @@ def _hosts(world: World, scenario: Scenario) -> tuple[Host, Host]:
         nagle=scenario.nagle,
         syn_timeout=10_000 * SECOND,
         data_timeout=10_000 * SECOND,
+        rto_max=10 * SECOND,
+        time_wait=240 * SECOND,
     )
     hosts = [
         world.host(address, info=info, tcp=replace(common, receive_buffer=size, send_buffer=max(size, 4096)))
