@@ -135,3 +135,25 @@ def test_settings_are_one_immutable_value() -> None:
     settings = config()
     with pytest.raises(AttributeError):
         settings.nagle = False  # type: ignore[misc]
+
+
+def test_an_idle_connection_wakes_nobody() -> None:
+    # A timer that is left armed spins the driver's loop.
+    s = Script(listen=True, nagle=False)
+    c = s.open_passively()
+    s.peer("ACK seq=1 ack=1 len=3000")
+    c.write(b"x" * 3000)
+    s.sent()
+    s.peer("ACK seq=3001 ack=3001")
+    c.read(3000)
+    s.sent()
+    s.quiet(seconds(2))
+    assert s.timers.next_timeout() is None
+    assert not s.engine.pending
+    c.close()
+    s.expect("FIN-ACK seq=3001 ack=3001")
+    s.peer("FIN-ACK seq=3001 ack=3002")
+    s.expect("ACK seq=3002 ack=3002")
+    s.quiet(seconds(61))
+    assert s.timers.next_timeout() is None
+    assert len(s.timers) == 0
