@@ -132,6 +132,7 @@ class TcpNat:
 
     def _enter(self, flow: TcpFlow, now: Micros) -> None:
         flow.conn.user = flow
+        flow.conn.tell_sent = flow.blocked
         self._flows[flow] = None
         if self._sweep_at == NEVER:
             self._sweep_at = now + SWEEP_INTERVAL
@@ -159,17 +160,21 @@ class TcpNat:
         """Both sides are connected: let an inbound flow's host side read, and take what the guest has sent already."""
         flow.active = now
         if flow.blocked:
-            flow.blocked = False
-            self._requests.append((READ, flow, None))
+            self._resume(flow)
         if flow.conn.readable:
             self._requests.append((WRITE, flow, None))
 
     def _on_sent(self, flow: TcpFlow) -> None:
         if flow.blocked and flow.state == OPEN and flow.conn.send_space >= _read_size(flow.conn):
-            flow.blocked = False
-            self._requests.append((READ, flow, None))
+            self._resume(flow)
         elif flow.state == DRAINING and not flow.conn.unsent_or_unacked:
             self._reset_guest(flow)
+
+    def _resume(self, flow: TcpFlow) -> None:
+        """There is space again; until it is used up, no one needs to hear of every ACK."""
+        flow.blocked = False
+        flow.conn.tell_sent = False
+        self._requests.append((READ, flow, None))
 
     def _guest_eof(self, flow: TcpFlow) -> None:
         """Everything that the guest had to say was handed to the host's kernel."""
@@ -255,7 +260,7 @@ class TcpNat:
         space = flow.conn.send_space
         if flow.state == OPEN and space >= size:
             return min(flow.reach, space // size) * size
-        flow.blocked = True
+        flow.blocked = flow.conn.tell_sent = True
         return 0
 
     def host_data(self, flow: TcpFlow, data: bytes, now: Micros) -> None:
@@ -288,6 +293,7 @@ class TcpNat:
             self._reset_guest(flow)
             return
         flow.state = DRAINING
+        flow.conn.tell_sent = True
         flow.active = now
         self._sweep_at = min(self._sweep_at, now + TCP_DRAIN)
 

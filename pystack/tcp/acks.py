@@ -158,9 +158,8 @@ def acknowledged(c: Connection, ack: int, now: Micros, echo: int) -> None:
         c.dup_acks = 0
         c.cc.on_ack(acked, flight)
     c.rtx_at = now + c.rto if c.snd_max > ack else NEVER
-    if not c.events:
-        c.engine.ready.append(c)
-    c.events |= events.SENT
+    if c.tell_sent:
+        c.notify(events.SENT)
 
 
 def _recovery_progress(c: Connection, ack: int, acked: int) -> None:

@@ -68,7 +68,7 @@ class Connection:
         recover: end of the recovery under way (RFC 6582), or the snd_max of the last timeout.
         rtx_nxt: the next number to consider for retransmission within a recovery (RFC 6675's HighRxt).
         rtx_at: when the retransmission timer, which is the persist timer while the window is closed, fires.
-        user: a free slot for the owner.
+        user: a free slot for the owner. tell_sent: whether the owner wants SENT events, which cost one for every ACK.
         error: why the connection ended, None while it lives and after an orderly close.
     """
 
@@ -80,7 +80,7 @@ class Connection:
         "mss", "opened_passively", "override", "path", "peer_fin", "rcv_adv", "rcv_buf", "rcv_nxt",
         "rcv_wscale", "readable", "reader_gone", "recover", "remote_addr", "remote_port", "resent_at", "retransmits",
         "rto", "rtt", "rtx_at", "rtx_nxt", "rx", "sack_ok", "segment_limit", "sendbuf", "sent_at", "snd_max",
-        "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "soft_error", "state", "time_wait_at",
+        "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "soft_error", "state", "tell_sent", "time_wait_at",
         "timed_again_at", "timed_at", "timed_seq", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at", "unacked_rx",
         "urgent_until", "user", "writer",
     )  # fmt: skip
@@ -104,6 +104,7 @@ class Connection:
         self.local_addr, self.local_port = local
         self.remote_addr, self.remote_port = remote
         self.user: object = None
+        self.tell_sent = True
         self.state = CLOSED
         self.error: TcpError | None = None
         self.soft_error = ""
