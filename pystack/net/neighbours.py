@@ -43,6 +43,7 @@ SILENT: Final = 3
 
 _REQUEST_INTERVAL: Final[Micros] = SECOND  # RFC 1122 section 2.3.2.1: at most one a second
 _REQUESTS: Final = 3
+_SETTLE_TIME: Final[Micros] = SECOND  # two hosts that quarrel about an address must not cost O(paths) each time
 _BACKOFF_MAX: Final[Micros] = 32 * SECOND
 
 
@@ -66,12 +67,14 @@ class Neighbour:
     """One entry, and a timer owner. ``mac`` is None while INCOMPLETE or SILENT and never otherwise.
 
     Attributes:
+        settled_at: until then a change of ``mac`` is not believed.
         paths: living paths through this neighbour, whoever owns them.
         waiting: (since when, frame whose first 12 Ethernet bytes are still missing).
     """
 
     __slots__ = (
-        "_table", "address", "armed_at", "deadline", "mac", "paths", "requests", "state", "used", "waiting",
+        "_table", "address", "armed_at", "deadline", "mac", "paths", "requests", "settled_at", "state", "used",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, table: NeighbourTable, address: bytes) -> None:
@@ -81,6 +84,7 @@ class Neighbour:
         self.mac: bytes | None = None
         self.requests = 0
         self.used = False
+        self.settled_at: Micros = 0
         self.paths: WeakSet[Path] = WeakSet()
         self.waiting: deque[tuple[Micros, TxFrame]] = deque()
         self.deadline: Micros = NEVER
@@ -152,7 +156,7 @@ class NeighbourTable:
         path.dst_mac = neighbour.mac
 
     def take_ready(self) -> list[Path]:
-        """Paths whose ``dst_mac`` was set or changed since the last call."""
+        """Paths that became ready since the last call."""
         if not self._ready:
             return []
         ready, self._ready = self._ready, []
@@ -347,15 +351,30 @@ class NeighbourTable:
             if neighbour is None:
                 return
         if neighbour.mac != mac:
-            self._counters.bump("arp.learned" if neighbour.mac is None else "arp.changed")
-            neighbour.mac = mac
-            for path in neighbour.paths:
-                path.dst_mac = mac
-                self._ready.append(path)
+            if neighbour.mac is None:
+                self._counters.bump("arp.learned")
+            elif now < neighbour.settled_at:
+                self._counters.bump("arp.contested")
+                return
+            else:
+                self._counters.bump("arp.changed")
+                neighbour.settled_at = now + _SETTLE_TIME
+            self._move(neighbour, mac)
         neighbour.state = REACHABLE
         neighbour.requests = 0
         neighbour.deadline = now + self.limits.reachable_time
         self._timers.arm(neighbour)
+        self._send_waiting(neighbour, mac, now)
+
+    def _move(self, neighbour: Neighbour, mac: bytes) -> None:
+        """Lead all paths through ``neighbour`` to its new address. O(paths)."""
+        neighbour.mac = mac
+        for path in neighbour.paths:
+            if not path.ready:
+                self._ready.append(path)
+            path.dst_mac = mac
+
+    def _send_waiting(self, neighbour: Neighbour, mac: bytes, now: Micros) -> None:
         while neighbour.waiting:
             since, frame = neighbour.waiting.popleft()
             if since + self.limits.waiting_time <= now:

@@ -345,3 +345,14 @@ def test_an_answer_meant_for_somebody_else_changes_nothing() -> None:
     node.receive(WIRE.ethernet(ETHERTYPE_ARP, message), 0)
     assert node.counters["arp.ignored"] == 2
     assert node.counters["arp.changed"] == 0
+
+
+def test_two_hosts_that_quarrel_about_an_address_are_believed_once_a_second() -> None:
+    node = stack(accept_any=True)
+    one, two = WIRE, WIRE.but(src_mac=b"\x02\0\0\0\0\x0a")
+    for number in range(100):
+        node.receive((one, two)[number % 2].echo(), 10_000 * number)
+    assert node.counters["arp.changed"] == 1
+    assert node.counters["arp.contested"] > 40
+    node.receive(one.echo(), 2 * SECOND)
+    assert node.counters["arp.changed"] == 2
