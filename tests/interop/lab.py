@@ -39,7 +39,7 @@ ip link set up1 up
 ip route add default via 198.18.1.254
 ip route add unreachable 198.18.9.0/24
 echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
-echo '1024 65535' >/proc/sys/net/ipv4/ip_local_port_range
+echo '10240 65535' >/proc/sys/net/ipv4/ip_local_port_range
 """
 _TUN = """
 mount -t tmpfs -o mode=755 lab "$LAB_DIR"
@@ -149,7 +149,8 @@ class Lab:
             enter += ["--user", "--preserve-credentials"]
         if as_user:
             enter += self.drop
-        return [*enter, *map(str, command)]
+        # What we start ends with us, also when a test run is killed.
+        return [*enter, "setpriv", "--pdeathsig=KILL", *map(str, command)]
 
     @property
     def drop(self) -> list[str]:
