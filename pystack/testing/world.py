@@ -217,10 +217,17 @@ class World:
         a.link = near if impairment is None else ImpairLink(near, impairment, seed=self.random.getrandbits(64))
 
     def serve(
-        self, host: Host, port: int, *, send: bytes = b"", config: TcpConfig | None = None, **options: Any
+        self,
+        host: Host,
+        port: int,
+        *,
+        send: bytes = b"",
+        backlog: int = 128,
+        config: TcpConfig | None = None,
+        **options: Any,
     ) -> Server:
         """Listen on ``port``; every connection is sent ``send`` and treated with ``options`` (see `Talker`)."""
-        return Server(self, host.stack.listen(port, config=config), send, options)
+        return Server(self, host.stack.listen(port, backlog=backlog, config=config), send, options)
 
     def connect(
         self,
