@@ -2,7 +2,8 @@
 
 Read before editing: RFC 768, RFC 1122 section 4.1 (checksums, ports that are closed, errors passed up, addresses).
 
-Counters: ``udp.delivered``, ``udp.sent``, ``udp.closed_port``, ``udp.queue_full``, ``udp.zero_port``.
+Counters: ``udp.delivered``, ``udp.sent``, ``udp.closed_port``, ``udp.queue_full``, ``udp.zero_port``,
+``udp.not_sent``, ``udp.bad_segment_size``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pystack.net.endpoint import DATAGRAM, Endpoint, Inbox, Signals
 from pystack.net.icmp import IcmpError
 from pystack.net.ip_output import IpOutput
 from pystack.net.ports import EphemeralPorts
+from pystack.net.udp_train import datagrams_untrusted, is_train
 from pystack.wire import udp
 from pystack.wire.packet import PROTO_UDP, Packet
 
@@ -219,11 +221,13 @@ class Udp:
         if endpoint is None or (endpoint.remote is not None and endpoint.remote != (packet.src, packet.sport)):
             self._counters.bump("udp.closed_port")
             return False
-        if endpoint.deliver(Datagram(packet)):
-            self._counters.bump("udp.delivered")
-            self._signals.signal(endpoint, DATAGRAM)
-        else:
-            self._counters.bump("udp.queue_full")
+        several = packet.gso_type and is_train(packet)
+        for datagram in datagrams_untrusted(packet, self._counters) if several else (packet,):
+            if endpoint.deliver(Datagram(datagram)):
+                self._counters.bump("udp.delivered")
+                self._signals.signal(endpoint, DATAGRAM)
+            else:
+                self._counters.bump("udp.queue_full")
         return True
 
     def _find(self, packet: Packet) -> UdpEndpoint | None:

@@ -15,7 +15,7 @@ from pystack.stack import Stack, StackConfig
 from pystack.tcp import events
 from pystack.tcp.events import TcpError
 from pystack.testing.frames import PEER_MAC, Crafter, packed
-from pystack.wire import icmp, vlan
+from pystack.wire import checksum, icmp, vlan, vnet
 from pystack.wire.packet import ACK, IP_DF, PROTO_ICMP, PROTO_TCP, PROTO_UDP, RST, SYN, Packet, parse_untrusted
 
 MAC = b"\x02\0\0\0\0\x01"
@@ -208,6 +208,46 @@ def test_a_closed_port_is_answered_by_port_unreachable() -> None:
     payload = error.payload_bytes()
     assert payload[:2] == bytes((icmp.UNREACHABLE, icmp.PORT_UNREACHABLE))
     assert payload[8:] == frame[14:]
+
+
+def train(payload: bytes, size: int, gso_type: int = vnet.GSO_UDP_L4) -> bytes:
+    """One frame that stands for datagrams of ``size`` bytes."""
+    header = vnet.build(
+        10, flags=vnet.F_NEEDS_CSUM, gso_type=gso_type, hdr_len=42, gso_size=size, csum_start=34, csum_offset=6
+    )
+    return header + WIRE.udp(5, 7, payload)
+
+
+@pytest.mark.parametrize("length", [1199, 1200, 1201, 2400, 60_001])
+def test_a_train_of_datagrams_arrives_as_what_it_stands_for(length: int) -> None:
+    node = stack(LinkInfo(vnet_hdr_len=10, rx_checksum=True, uso=True))
+    endpoint = node.udp_bind(7)
+    payload = bytes(range(250)) * 250
+    node.receive(train(payload[:length], 1200), 0)
+    taken = []
+    while (datagram := endpoint.take()) is not None:
+        assert datagram.source == (PEER, 5)
+        assert checksum.valid(datagram.packet.frame[datagram.packet.l3 : datagram.packet.l4])
+        taken.append(datagram.payload)
+    assert b"".join(taken) == payload[:length]
+    assert [len(piece) for piece in taken[:-1]] == [1200] * ((length - 1) // 1200)
+    assert node.events() == [(endpoint, events.DATAGRAM)]
+
+
+def test_one_datagram_that_is_to_be_fragmented_is_no_train() -> None:
+    node = stack(LinkInfo(vnet_hdr_len=10, rx_checksum=True))
+    endpoint = node.udp_bind(7)
+    node.receive(train(bytes(5000), 1480, vnet.GSO_UDP), 0)
+    datagram = endpoint.take()
+    assert datagram is not None
+    assert len(datagram.payload) == 5000
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_a_train_of_too_many_datagrams_is_dropped(size: int) -> None:
+    node = stack(LinkInfo(vnet_hdr_len=10, rx_checksum=True, uso=True))
+    node.udp_bind(7)
+    assert moved(node, train(bytes(60_000), size)) == {"udp.bad_segment_size": 1}
 
 
 def test_a_connected_endpoint_hears_its_peer_only() -> None:
