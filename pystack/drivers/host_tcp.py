@@ -30,8 +30,8 @@ _DIALING: Final = _CONNECTED | EPOLLOUT
 _INCOMING: Final = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR
 _READ_TO_THE_END: Final = EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR
 
-_READ_PER_TURN_BYTES: Final = 256 << 10
-"""What one socket brings before the others have their turn: as much as stays in the caches until it is sent."""
+_READ_PER_TURN_BYTES: Final = 1 << 20
+"""What one socket brings before the others have their turn."""
 _IOV: Final = 1024  # what `Connection.peek` gives at most, and what one sendmsg takes (UIO_MAXIOV)
 _RESET: Final = struct.pack("ii", 1, 0)  # struct linger: on, without a delay: close() sends an RST
 _TYPE: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK

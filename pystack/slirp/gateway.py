@@ -20,7 +20,15 @@ from pystack.slirp.dhcp_server import DhcpConfig, DhcpServer, Lease
 from pystack.slirp.dns_forwarder import MAX_RESOLVERS, DnsForwarder, Resolver, Transaction
 from pystack.slirp.dns_forwarder import PORT as DNS_PORT
 from pystack.slirp.forwards import Publish
-from pystack.slirp.nat import MAX_PING_FLOWS, MAX_TCP_FLOWS, MAX_UDP_FLOWS, InboundPeer, TcpFlow, UdpFlow
+from pystack.slirp.nat import (
+    MAX_PING_FLOWS,
+    MAX_READ_AHEAD_BYTES,
+    MAX_TCP_FLOWS,
+    MAX_UDP_FLOWS,
+    InboundPeer,
+    TcpFlow,
+    UdpFlow,
+)
 from pystack.slirp.ping_nat import PingNat
 from pystack.slirp.plan import AddressPlan
 from pystack.slirp.policy import Policy
@@ -38,9 +46,10 @@ _VIRTUAL: Final = b"\x52\x55"  # a locally administered address, as SLIRP makes 
 
 _BAD: Final = ("_checksum", ".short", "_length", ".bad_version", "_offset", "_option", ".bad_source", ".oversize")
 
-TCP: Final = TcpConfig(nagle=False, time_wait=2 * SECOND)
+TCP: Final = TcpConfig(nagle=False, time_wait=2 * SECOND, send_buffer=2 << 20)
 """Towards the guest: the programs on the host's side have decided already what a segment is, so Nagle would only delay.
-Two seconds of TIME-WAIT outlive any segment on a link without routers."""
+Two seconds of TIME-WAIT outlive any segment on a link without routers. The send buffer takes two of the largest reads from
+the host."""
 
 
 @final
@@ -57,7 +66,8 @@ class GatewayConfig:
         guest: the guest's address, 4 bytes, if it was configured by us; published ports lead there. None: to whoever
             holds the latest lease, or the first address of the pool.
         tcp: settings of connections with the guest.
-        max_tcp_flows, max_udp_flows, max_ping_flows: bounds; see `pystack.slirp.nat` for what happens there.
+        max_tcp_flows, max_udp_flows, max_ping_flows, max_read_ahead: bounds (the last one in bytes); see
+            `pystack.slirp.nat` for what happens there.
     """
 
     plan: AddressPlan = field(default_factory=AddressPlan.from_cidr)
@@ -72,6 +82,7 @@ class GatewayConfig:
     max_tcp_flows: int = MAX_TCP_FLOWS
     max_udp_flows: int = MAX_UDP_FLOWS
     max_ping_flows: int = MAX_PING_FLOWS
+    max_read_ahead: int = MAX_READ_AHEAD_BYTES
 
 
 def _nobody(_target: bytes, _asker: bytes) -> bool:
@@ -124,7 +135,16 @@ class Gateway:
         self._dhcp_endpoint = stack.udp_bind(dhcp.SERVER_PORT)
         self._udp_endpoint = stack.udp_any()
         self._icmp_endpoint = stack.icmp_any()
-        self.tcp: Final = TcpNat(stack, self._listener, plan, policy, dns, requests, limit=config.max_tcp_flows)
+        self.tcp: Final = TcpNat(
+            stack,
+            self._listener,
+            plan,
+            policy,
+            dns,
+            requests,
+            limit=config.max_tcp_flows,
+            read_ahead=config.max_read_ahead,
+        )
         self.udp: Final = UdpNat(stack, self._udp_endpoint, plan, policy, dns, requests, limit=config.max_udp_flows)
         self.ping: Final = PingNat(stack, self._icmp_endpoint, plan, policy, requests, limit=config.max_ping_flows)
 

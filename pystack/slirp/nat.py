@@ -20,6 +20,9 @@ from pystack.tcp.tcb import Connection
 
 MAX_TCP_FLOWS: Final = 16_384
 """At the bound a new SYN is refused with an RST: what works goes on working."""
+MAX_READ_AHEAD_BYTES: Final = 256 << 20
+"""What all flows together may hold for guests that do not take it. At the bound each of them reads one large segment at
+a time, and only when it holds nothing; what a flow holds already stays."""
 MAX_UDP_FLOWS: Final = 4_096
 """At the bound the flow that was silent for longest gives way: most UDP flows are over long before they expire."""
 MAX_PING_FLOWS: Final = 256

@@ -40,7 +40,8 @@ from pystack.wire import icmp
 BACKLOG: Final = 1024
 
 _LARGE: Final = 65_536
-_MAX_REACH: Final = 4
+_MAX_REACH: Final = 16
+_RECOUNTS: Final = 4  # per bound on what is read ahead: how exactly that is kept
 _SEQ_MASK: Final = 0xFFFF_FFFF
 
 UNREACHABLE_CODES: Final = {
@@ -63,7 +64,7 @@ class TcpNat:
     Args:
         listener: the stack's catch-all listener, whose connections are deferred.
         requests: where requests to the host are put.
-        limit: flows at most.
+        limit: flows at most. read_ahead: bytes from the host that all of them may hold for the guest.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class TcpNat:
         requests: list[HostRequest],
         *,
         limit: int,
+        read_ahead: int,
     ) -> None:
         self._stack = stack
         self._listener = listener
@@ -84,6 +86,9 @@ class TcpNat:
         self._dns = dns
         self._requests = requests
         self._limit = limit
+        self._read_ahead = read_ahead
+        self._uncounted = 0
+        self._tight = False
         self._counters: Counters = stack.counters
         self._flows: dict[TcpFlow, None] = {}
         self._sweep_at: Micros = NEVER
@@ -165,7 +170,7 @@ class TcpNat:
             self._requests.append((WRITE, flow, None))
 
     def _on_sent(self, flow: TcpFlow) -> None:
-        if flow.blocked and flow.state == OPEN and flow.conn.send_space >= _read_size(flow.conn):
+        if flow.blocked and flow.state == OPEN and self._space(flow.conn, 1):
             self._resume(flow)
         elif flow.state == DRAINING and not flow.conn.unsent_or_unacked:
             self._reset_guest(flow)
@@ -256,12 +261,26 @@ class TcpNat:
 
     def host_space(self, flow: TcpFlow) -> int:
         """How many bytes to read from the host at most: what fills whole large segments, or 0 (a READ will follow)."""
-        size = _read_size(flow.conn)
-        space = flow.conn.send_space
-        if flow.state == OPEN and space >= size:
-            return min(flow.reach, space // size) * size
+        if flow.state == OPEN and (space := self._space(flow.conn, flow.reach)):
+            return space
         flow.blocked = flow.conn.tell_sent = True
         return 0
+
+    def _space(self, conn: Connection, reach: int) -> int:
+        """How many bytes of up to ``reach`` large segments there is space for, in whole segments."""
+        size = _read_size(conn)
+        if self._tight:
+            return 0 if conn.unsent_or_unacked else size
+        return min(reach, conn.send_space // size) * size
+
+    def _count_held(self) -> None:
+        """See whether the flows hold too much for guests that do not take it."""
+        self._uncounted = 0
+        held = sum(flow.conn.unsent_or_unacked for flow in self._flows)
+        tight = held + self._read_ahead // _RECOUNTS > self._read_ahead
+        if tight and not self._tight:
+            self._counters.bump("slirp.read_ahead_full")
+        self._tight = tight
 
     def host_data(self, flow: TcpFlow, data: bytes, now: Micros) -> None:
         """``data``, not longer than `host_space` said, came from the host."""
@@ -270,6 +289,9 @@ class TcpNat:
         flow.active = now
         # A bulk transfer is read in few large pieces: each read costs the host's kernel a window update and a wake-up.
         flow.reach = min(2 * flow.reach, _MAX_REACH) if n >= _LARGE // 2 * flow.reach else 1
+        self._uncounted += n
+        if self._uncounted * _RECOUNTS >= self._read_ahead:
+            self._count_held()
 
     def host_eof(self, flow: TcpFlow, now: Micros) -> None:
         """The host will send nothing more."""
@@ -331,6 +353,7 @@ class TcpNat:
         for flow in self.flows():
             if flow.active + flow.idle_limit() <= now:
                 self._reap(flow)
+        self._count_held()
         self._sweep_at = now + SWEEP_INTERVAL if self._flows else NEVER
         if any(flow.state == DRAINING for flow in self._flows):
             self._sweep_at = now + TCP_DRAIN

@@ -295,6 +295,26 @@ def test_a_guest_that_reads_nothing_stops_the_reading_of_the_host() -> None:
     assert guest.got == data
 
 
+def test_guests_that_read_nothing_hold_no_more_together_than_the_bound() -> None:
+    bound = 2 << 20
+    rig = Rig(max_read_ahead=bound, guest_tcp=TcpConfig(receive_buffer=20_000))
+    data = bytes(range(250)) * 4000
+    pairs = [opened(rig) for _ in range(10)]
+    for guest, host in pairs:
+        guest.reads = False
+        host.send(data)
+    rig.run(5)
+    held = sum(host.flow.conn.unsent_or_unacked for _, host in pairs)
+    # Every flow may hold one segment whatever the others do.
+    assert held <= bound + len(pairs) * 65_536
+    assert rig.counters["slirp.read_ahead_full"] == 1
+    for guest, _ in pairs:
+        guest.reads = True
+        guest.read()
+    rig.run(60, max_steps=200_000)
+    assert all(guest.got == data for guest, _ in pairs)
+
+
 def test_what_is_unread_when_the_guests_side_is_over_still_reaches_the_host() -> None:
     rig = Rig()
     guest, host = opened(rig)
