@@ -48,8 +48,8 @@ _BAD: Final = ("_checksum", ".short", "_length", ".bad_version", "_offset", "_op
 
 TCP: Final = TcpConfig(nagle=False, time_wait=2 * SECOND, send_buffer=2 << 20)
 """Towards the guest: the programs on the host's side have decided already what a segment is, so Nagle would only delay.
-Two seconds of TIME-WAIT outlive any segment on a link without routers. The send buffer takes two of the largest reads from
-the host."""
+Two seconds of TIME-WAIT outlive any segment on a link without routers. The send buffer takes two of the largest reads
+from the host."""
 
 
 @final
