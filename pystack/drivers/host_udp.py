@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from abc import ABC, abstractmethod
 from errno import EACCES, EPERM, EPROTONOSUPPORT
 from select import EPOLLERR, EPOLLIN
 from typing import TYPE_CHECKING, Final, NamedTuple, final
@@ -74,7 +75,7 @@ def _open(protocol: int = 0) -> socket.socket:
     return sock
 
 
-class _Sender:
+class _Sender(ABC):
     """What UDP and ping sockets share: a TTL that follows the guest's, and errors that belong to earlier datagrams."""
 
     __slots__ = ("_fd", "_io", "_sock", "_ttl")
@@ -104,8 +105,9 @@ class _Sender:
                 self._report_errors(now)
         return number
 
+    @abstractmethod
     def _report_errors(self, now: Micros) -> None:
-        raise NotImplementedError
+        """Hand on what the socket's error queue holds."""
 
     def _close(self) -> None:
         self._io.forget(self._fd)

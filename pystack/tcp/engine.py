@@ -78,11 +78,6 @@ class TcpEngine:
     def __len__(self) -> int:
         return len(self._connections)
 
-    @property
-    def time_waits(self) -> int:
-        """How many of the connections are in TIME-WAIT."""
-        return len(self._waiting)
-
     def connections(self) -> list[Connection]:
         """All connections, TIME-WAIT included."""
         return list(self._connections.values())

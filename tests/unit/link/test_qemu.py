@@ -219,7 +219,9 @@ def test_a_socket_that_nobody_serves_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "qemu.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
         dead.bind(str(path))
-    QemuLink.listen(path).close()
+    with closing(QemuLink.listen(path)) as link:
+        assert link.address == path
+        QemuLink.connect(path).close()  # somebody serves it now
 
 
 def test_a_socket_in_use_is_left_alone(server: QemuLink) -> None:
@@ -247,7 +249,9 @@ def test_a_path_too_long_for_a_unix_socket_is_said_to_be(tmp_path: Path, make: C
 
 
 def test_a_path_of_107_bytes_is_fine(tmp_path: Path) -> None:
-    QemuLink.listen(tmp_path / ("x" * (107 - len(str(tmp_path)) - 1))).close()
+    path = tmp_path / ("x" * (107 - len(str(tmp_path)) - 1))
+    with closing(QemuLink.listen(path)):
+        assert path.is_socket()
 
 
 def test_nobody_listening_is_one_sentence(tmp_path: Path) -> None:
