@@ -73,7 +73,7 @@ class Settings:
             capture=options.pop("capture"),
             impair=None if impair is None else Impairment.parse(impair),
             seed=options.pop("seed"),
-            offload=not options.pop("no_offload", True),
+            offload=not options.pop("no_offload"),
             stats=options.pop("stats"),
             stats_json=options.pop("stats_json"),
         )
@@ -139,6 +139,11 @@ _SHARED: Final = (
         help="Inject faults, for example loss=1%,delay=20ms.",
     ),
     click.option("--seed", type=int, help="Make the injected faults repeatable."),
+    click.option(
+        "--no-offload",
+        is_flag=True,
+        help="Exchange only frames that fit the MTU, with complete checksums; QEMU's stream never does otherwise.",
+    ),
     click.option("--stats", is_flag=True, help="Print at the end what flowed."),
     click.option(
         "--stats-json",
@@ -149,7 +154,6 @@ _SHARED: Final = (
 )
 
 _TAP: Final = (
-    click.option("--no-offload", is_flag=True, help="Exchange only frames that fit the MTU, with complete checksums."),
     click.option(
         "--tun-device", metavar="PATH", default="/dev/net/tun", show_default=True, help="The TUN driver's device node."
     ),
