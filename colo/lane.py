@@ -1,0 +1,227 @@
+"""The fast lanes: a chunk of the framed stream is walked without an object for any frame.
+
+The ordinary frame, untagged IPv4 without options, TCP, ACK with or without PSH, the next of a known connection, is
+dealt with in line: one `struct` call that reads prefix, IP and TCP header, one dictionary look-up by the twelve bytes
+of addresses and ports, one comparison of payload. Everything else goes through `colo.compare.Comparator`, whose way is
+the readable one; tests/property/colo holds the lanes against it.
+
+The fields of a record are used by index here; `colo.held` names them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, final
+
+from colo.framing import Framing
+from colo.held import Outbox
+from colo.tcp_flow import TcpFlow
+from pystack import Micros
+from pystack.seq import MASK
+
+_IPV4_NO_OPTIONS: Final = 0x08004500  # EtherType, version and header length; the DS field is masked out
+_IPV4_MASK: Final = 0xFFFFFF00
+_TCP_WHOLE: Final = 6  # protocol; no MF, no offset
+_TCP_MASK: Final = 0x3FFF00FF
+_ACK_ONLY: Final = 0x10
+_FLAGS_MASK: Final = 0x0FF7  # reserved bits and all flags but PSH
+_DATA_OFFSET_MIN: Final = 0x5000
+_COPIED: Final = 2048  # longer payloads are compared through a view, shorter ones through a slice
+
+Slow: TypeAlias = Callable[[bytes, int, int, Micros], int]
+"""(data, at, position of data, now): deals with the frame at ``at``; returns where the next one is, -1 if it is not
+whole."""
+
+
+@final
+class Lane:
+    """One side's way through a stream whose frames have ``vnet_hdr_len`` bytes of virtio_net_hdr.
+
+    Args:
+        flows: the connections, by key. slow: for frames that are not ordinary. held: told when a flow has a frame that
+            waits and is not watched, or too many.
+    """
+
+    __slots__ = (
+        "_bias", "_flows", "_held", "_limit", "_out", "_overhead", "_scale", "_slow", "_struct", "vnet_hdr_len"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        framing: Framing,
+        vnet_hdr_len: int,
+        flows: dict[bytes, Any],
+        out: Outbox,
+        limit: int,
+        slow: Slow,
+        held: Callable[[TcpFlow, Micros], None],
+    ) -> None:
+        self.vnet_hdr_len = vnet_hdr_len
+        # The prefix as one integer, which an ordinary frame's total length predicts: length, or length and header
+        # length.
+        self._struct = struct.Struct(f"!{'Q' if framing.vnet else 'I'}{vnet_hdr_len + 12}xIH2xIxx12sIIHH")
+        self._scale = 1 << 32 if framing.vnet else 1
+        self._overhead = framing.prefix + vnet_hdr_len + 14
+        self._bias = ((vnet_hdr_len + 14) << 32 | vnet_hdr_len) if framing.vnet else 14
+        self._flows = flows
+        self._out = out
+        self._limit = limit
+        self._slow = slow
+        self._held = held
+
+    def primary(self, data: bytes, at: int, position: int, now: Micros) -> int:
+        """Walk the primary's frames from ``at`` on; returns where the first one starts that is not whole."""
+        unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
+        get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
+        size = len(data)
+        last = size - self._struct.size
+        last_range: list[Any] | None = None
+        released = 0
+        while at <= last:
+            prefix, kind, total, protocol, key, seq, ack, word, window = unpack(data, at)
+            end = at + overhead + total
+            if (
+                kind & _IPV4_MASK == _IPV4_NO_OPTIONS
+                and protocol & _TCP_MASK == _TCP_WHOLE
+                and word & _FLAGS_MASK == _ACK_ONLY
+                and prefix == total * scale + bias
+                and end <= size
+                and (flow := get(key)) is not None
+                and seq == flow.p_seq
+                and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
+                and word >= _DATA_OFFSET_MIN
+            ):
+                if ack != flow.p_ack_raw or window != flow.p_window_raw:
+                    flow.primary_acked_again(ack, window)
+                start = flow.p_nxt
+                stop = start + end - payload
+                s_nxt = flow.s_nxt
+                record = (
+                    start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position + at, None
+                )  # fmt: skip
+                if s_nxt <= start:
+                    # The secondary has not come this far.
+                    if stop > start:
+                        flow.ahead.append(record)
+                        flow.p_nxt = stop
+                        flow.p_seq = stop & MASK
+                    elif not flow.held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
+                        # A pure acknowledgement that the secondary has given too.
+                        released += 1
+                        if last_range is not None and last_range[3] == at:
+                            last_range[3] = end
+                        else:
+                            last_range = [position + at, data, at, end]
+                            ranges.append(last_range)
+                        at = end
+                        continue
+                    held = flow.held
+                    held.append(record)
+                    if not flow.armed or len(held) > limit:
+                        self._held(flow, now)
+                    at = end
+                    continue
+                if stop > start and not flow.held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
+                    piece = flow.ahead[0]
+                    if (
+                        piece[1] == stop
+                        and piece[0] == start
+                        and piece[2].startswith(
+                            data[payload:end] if stop - start < _COPIED else memoryview(data)[payload:end], piece[3]
+                        )
+                    ):
+                        # The secondary was first, and has sent the same in one piece.
+                        flow.ahead.popleft()
+                        flow.p_nxt = stop
+                        flow.p_seq = stop & MASK
+                        flow.history.append(record) if flow.history else flow.remember(record)
+                        released += 1
+                        if last_range is not None and last_range[3] == at:
+                            last_range[3] = end
+                        else:
+                            last_range = [position + at, data, at, end]
+                            ranges.append(last_range)
+                        at = end
+                        continue
+            following = slow(data, at, position, now)
+            if following < 0:
+                break
+            at = following
+        self._out.frames += released
+        return self._rest(data, at, position, now) if at > last else at
+
+    def secondary(self, data: bytes, at: int, position: int, now: Micros) -> int:
+        """Walk the secondary's frames from ``at`` on; returns where the first one starts that is not whole."""
+        unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
+        get, slow, ranges = self._flows.get, self._slow, self._out.ranges
+        size = len(data)
+        last = size - self._struct.size
+        last_range: list[Any] = [0, None, 0, -1]
+        released = 0
+        while at <= last:
+            prefix, kind, total, protocol, key, seq, ack, word, window = unpack(data, at)
+            end = at + overhead + total
+            if (
+                kind & _IPV4_MASK == _IPV4_NO_OPTIONS
+                and protocol & _TCP_MASK == _TCP_WHOLE
+                and word & _FLAGS_MASK == _ACK_ONLY
+                and prefix == total * scale + bias
+                and end <= size
+                and (flow := get(key)) is not None
+                and seq == flow.s_seq
+                and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
+                and word >= _DATA_OFFSET_MIN
+            ):
+                start = flow.s_nxt
+                stop = start + end - payload
+                if start == stop:
+                    flow.secondary_acked_again(ack, window)
+                    if flow.held:
+                        flow.advance()
+                    at = end
+                    continue
+                if flow.p_nxt > start:
+                    record = flow.ahead[0]
+                    if (
+                        record[1] == stop
+                        and record[0] == start
+                        and record[2].startswith(
+                            data[payload:end] if stop - start < _COPIED else memoryview(data)[payload:end], record[3]
+                        )
+                    ):
+                        # The same bytes in one piece as the primary's.
+                        if ack != flow.s_ack_raw or window != flow.s_window_raw:
+                            flow.secondary_acked_again(ack, window)
+                        flow.ahead.popleft()
+                        flow.s_nxt = stop
+                        flow.s_seq = stop & MASK
+                        held = flow.held
+                        if held[0] is record and record[4] <= flow.s_ack and record[5] <= flow.s_right:
+                            held.popleft()
+                            flow.history.append(record) if flow.history else flow.remember(record)
+                            released += 1
+                            if last_range[3] == record[7] and last_range[1] is record[2]:
+                                last_range[3] = record[8]
+                            else:
+                                last_range = [record[10], record[2], record[7], record[8]]
+                                ranges.append(last_range)
+                            if held and held[0][1] <= stop:
+                                flow.advance()
+                        else:
+                            flow.advance()
+                        at = end
+                        continue
+            following = slow(data, at, position, now)
+            if following < 0:
+                break
+            at = following
+        self._out.frames += released
+        return self._rest(data, at, position, now) if at > last else at
+
+    def _rest(self, data: bytes, at: int, position: int, now: Micros) -> int:
+        """Frames at the end of ``data`` that are too short to be ordinary ones."""
+        slow = self._slow
+        while (following := slow(data, at, position, now)) >= 0:
+            at = following
+        return at

@@ -1,0 +1,201 @@
+"""Equal is found equal and different is found different, whatever the two machines' TCPs do.
+
+And the fast lanes say what the readable way says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from colo.compare import Comparator, CompareConfig
+from pystack.wire.packet import ACK
+from tests.colo_guests import Cut, Guest, cuts, framed
+
+_STREAM = bytes(range(256)) * 2
+_LENGTHS = st.integers(1, len(_STREAM))
+_ISS = st.sampled_from((1000, 0xFFFF_FF80, 0xFFFF_FFFF, 0x7FFF_FFF0))
+
+
+def _frames(guest: Guest, segments: Sequence[Cut], stream: bytes, acks: Sequence[int], *, fin: bool) -> list[bytes]:
+    frames = [guest.syn_ack()]
+    acked = guest.acked
+    for index, (start, stop) in enumerate(segments):
+        acked = max(acked, acks[index % len(acks)]) if acks else acked
+        guest.acked = acked
+        frames.append(guest.data(start, stream[start:stop]))
+    guest.acked = max(acks, default=acked)
+    frames.append(guest.ack(len(stream)))
+    if fin:
+        frames.append(guest.fin(len(stream)))
+    return frames
+
+
+def _interleaved(one: list[bytes], other: list[bytes], order: Sequence[bool]) -> Iterator[tuple[bool, bytes]]:
+    left, right = iter(one), iter(other)
+    for primary in order:
+        frame = next(left if primary else right, None)
+        if frame is not None:
+            yield primary, frame
+    yield from ((True, frame) for frame in left)
+    yield from ((False, frame) for frame in right)
+
+
+@st.composite
+def _pairs(draw: st.DrawFn) -> tuple[list[tuple[bool, bytes]], list[bytes]]:
+    """Both machines' frames of one connection in the order of their arrival; and the primary's alone."""
+    length = draw(_LENGTHS)
+    iss = draw(_ISS)
+    acks = draw(st.lists(st.integers(7000, 7600), max_size=4))
+    fin = draw(st.booleans())
+    primary = Guest(iss=iss, tsval=draw(st.none() | st.just(10)), ident=5)
+    secondary = Guest(iss=iss, tsval=None if primary.tsval is None else 999, ident=77)
+    one = _frames(primary, draw(cuts(length)), _STREAM[:length], acks, fin=fin)
+    other = _frames(secondary, draw(cuts(length)), _STREAM[:length], acks[::-1], fin=fin)
+    order = draw(st.lists(st.booleans(), max_size=len(one) + len(other)))
+    return list(_interleaved(one, other, order)), one
+
+
+def _run(frames: Sequence[tuple[bool, bytes]]) -> tuple[Comparator, list[bytes]]:
+    comparator = Comparator(CompareConfig())
+    released: list[bytes] = []
+    for primary, frame in frames:
+        (comparator.primary if primary else comparator.secondary)(frame, 0)
+        released += [bytes(buffer) for buffer in comparator.take_released()]
+    return comparator, released
+
+
+@given(_pairs())
+@settings(max_examples=400)
+def test_one_stream_sent_in_two_ways_is_equal(pair: tuple[list[tuple[bool, bytes]], list[bytes]]) -> None:
+    frames, primary = pair
+    comparator, released = _run(frames)
+    assert comparator.take_requests() == []
+    assert released == primary, comparator.counters.snapshot()
+    assert comparator.held_bytes == 0
+    assert comparator.held_frames == 0
+
+
+@given(_pairs(), st.data())
+@settings(max_examples=400)
+def test_a_changed_byte_is_found_and_never_leaves(
+    pair: tuple[list[tuple[bool, bytes]], list[bytes]], data: st.DataObject
+) -> None:
+    frames, _ = pair
+    carriers = [index for index, (_, frame) in enumerate(frames) if _payload(frame)]
+    index = data.draw(st.sampled_from(carriers))
+    primary, frame = frames[index]
+    at = data.draw(st.integers(len(frame) - len(_payload(frame)), len(frame) - 1))
+    changed = frame[:at] + bytes((frame[at] ^ 1,)) + frame[at + 1 :]
+    frames[index] = (primary, changed)
+    comparator, released = _run(frames)
+    first_of_its_side = _first_with(frames, index)
+    if first_of_its_side:
+        reasons = {request.reason for request in comparator.take_requests()}
+        assert reasons & {"payload", "retransmission"}
+    if primary:
+        assert changed not in released
+
+
+def _first_with(frames: Sequence[tuple[bool, bytes]], index: int) -> bool:
+    """Whether no other frame of the same machine carries any of these bytes, so that this one is what counts."""
+    primary, frame = frames[index]
+    mine = _extent(frame)
+    return all(
+        side is not primary or other_index == index or not _overlap(mine, _extent(other))
+        for other_index, (side, other) in enumerate(frames)
+    )
+
+
+def _payload(frame: bytes) -> bytes:
+    return frame[34 + (frame[46] >> 4) * 4 :]
+
+
+def _extent(frame: bytes) -> tuple[int, int]:
+    seq = int.from_bytes(frame[38:42], "big")
+    return seq, len(_payload(frame))
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    distance = (other[0] - one[0] + 0x8000_0000 & 0xFFFF_FFFF) - 0x8000_0000
+    return distance < one[1] and -distance < other[1] and one[1] > 0 and other[1] > 0
+
+
+@given(
+    _pairs(),
+    st.booleans(),
+    st.lists(st.integers(1, 4000), max_size=8),
+    st.integers(0, 400),
+    st.sampled_from((None, 0, 12)),
+)
+@settings(max_examples=400)
+def test_the_lanes_say_what_the_readable_way_says(
+    pair: tuple[list[tuple[bool, bytes]], list[bytes]], spoil: bool, sizes: list[int], where: int, vnet: int | None
+) -> None:
+    frames = list(pair[0])
+    if spoil:
+        primary, frame = frames[where % len(frames)]
+        frames[where % len(frames)] = (primary, frame[:-1] + bytes((frame[-1] ^ 1,)))
+    config = CompareConfig(framed=True, vnet_framing=vnet is not None, vnet_hdr_len=vnet or 0)
+    outcomes = []
+    for quick in (True, False):
+        comparator = Comparator(config)
+        if not quick:
+            comparator.walk_slowly()
+        released = b""
+        for primary, chunk in _chunks(frames, sizes, vnet):
+            (comparator.primary_bytes if primary else comparator.secondary_bytes)(chunk, 0)
+            released += b"".join(comparator.take_released())
+        outcomes.append((released, comparator.take_requests(), comparator.held_bytes, comparator.held_frames))
+    assert outcomes[0] == outcomes[1]
+
+
+def _chunks(frames: Sequence[tuple[bool, bytes]], sizes: list[int], vnet: int | None) -> Iterator[tuple[bool, bytes]]:
+    """Both streams cut anywhere, runs of one side's frames joined."""
+    runs: list[tuple[bool, bytes]] = []
+    for primary, frame in frames:
+        data = framed(bytes(vnet or 0) + frame, vnet)
+        if runs and runs[-1][0] is primary:
+            runs[-1] = (primary, runs[-1][1] + data)
+        else:
+            runs.append((primary, data))
+    at = 0
+    for primary, data in runs:
+        start = 0
+        while start < len(data):
+            size = sizes[at % len(sizes)] if sizes else len(data)
+            at += 1
+            yield primary, data[start : start + size]
+            start += size
+
+
+@given(_pairs(), st.binary(max_size=200), st.integers(0, 30))
+@settings(max_examples=200)
+def test_noise_of_the_secondary_releases_nothing_uncovered(
+    pair: tuple[list[tuple[bool, bytes]], list[bytes]], noise: bytes, at: int
+) -> None:
+    """Without the secondary's own frames nothing of a connection leaves, whatever else comes from there."""
+    comparator = Comparator(CompareConfig())
+    for index, (primary, frame) in enumerate(pair[0]):
+        if primary:
+            comparator.primary(frame, 0)
+        if index == at:
+            comparator.secondary(noise, 0)
+    assert comparator.take_released() == []
+    assert comparator.held_frames == len(pair[1])
+
+
+def test_pure_acknowledgements_wait_for_the_secondary() -> None:
+    primary, secondary = Guest(), Guest()
+    comparator = Comparator(CompareConfig())
+    comparator.primary(primary.syn_ack(), 0)
+    comparator.secondary(secondary.syn_ack(), 0)
+    comparator.take_released()
+    comparator.primary(primary.segment(primary.iss + 1, ACK, ack=7100), 0)
+    assert comparator.take_released() == []
+    comparator.secondary(secondary.segment(secondary.iss + 1, ACK, ack=7099), 0)
+    assert comparator.take_released() == []
+    comparator.secondary(secondary.segment(secondary.iss + 1, ACK, ack=7100), 0)
+    assert len(comparator.take_released()) == 1
