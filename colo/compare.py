@@ -146,6 +146,7 @@ class Comparator:
         if side.aside:
             self._put_aside(True, frame, now)
         else:
+            self._out.now = now
             self._primary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), side.position, now)
             side.position += 1
             self._accepted += len(frame)
@@ -156,6 +157,7 @@ class Comparator:
         if self._secondary.aside:
             self._put_aside(False, frame, now)
         else:
+            self._out.now = now
             self._secondary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), now)
 
     def primary_bytes(self, data: bytes, now: Micros) -> None:
@@ -548,6 +550,11 @@ class Comparator:
         )
 
     @property
+    def waited(self) -> Micros:
+        """How long the frames that have left had waited, all together. Counted for bare frames only."""
+        return self._out.waited
+
+    @property
     def released_frames(self) -> int:
         """Frames that have left so far."""
         return self._out.frames
@@ -564,6 +571,7 @@ class Comparator:
 
     def commit(self, now: Micros) -> None:
         """The checkpoint has completed: everything held leaves, and both machines are in step from here on."""
+        self._out.now = now
         self._release_all()
         self._asked.clear()
         self._out.differences.clear()

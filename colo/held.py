@@ -67,9 +67,22 @@ class Outbox:
         young: flows that remember released frames since the comparator last let them forget.
         frames: frames that were released so far.
         bytes: bytes that went out so far, prefixes included; ``made`` of them are of frames that no machine sent.
+        now: the time of what is being dealt with, for ``waited``, the sum of all times that released frames were held.
     """
 
-    __slots__ = ("bytes", "counters", "debtors", "differences", "frames", "framing", "made", "ranges", "young")
+    __slots__ = (
+        "bytes",
+        "counters",
+        "debtors",
+        "differences",
+        "frames",
+        "framing",
+        "made",
+        "now",
+        "ranges",
+        "waited",
+        "young",
+    )
 
     def __init__(self, framing: Framing, counters: Counters) -> None:
         self.framing = framing
@@ -81,6 +94,8 @@ class Outbox:
         self.frames = 0
         self.bytes = 0
         self.made = 0
+        self.now: Micros = 0
+        self.waited: Micros = 0
 
     def differ(self, reason: str, key: bytes, offset: int, primary: bytes, secondary: bytes, before: int) -> None:
         """Ask for a checkpoint."""
@@ -91,6 +106,8 @@ class Outbox:
     def emit(self, record: Record) -> None:
         """Let ``record`` go."""
         self.frames += 1
+        if self.now > record[SINCE]:
+            self.waited += self.now - record[SINCE]
         more = record[MORE]
         if more is not None:
             for position, data, low, high in more:

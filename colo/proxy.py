@@ -1,0 +1,287 @@
+"""The proxy: a client's network on one side, two machines on the other, and no byte out that only one of them stands for.
+
+    client  -- from_client --> [mirror] --+--------------------> to_primary    primary
+                                          +-- [rewriter] ------> to_secondary  secondary
+    client  <-- to_client -- [comparator] <---- from_primary ---------------- primary
+                                          <---- [rewriter] <-- from_secondary secondary
+
+Sans-I/O. Its driver moves frames, and calls `Proxy.tick` after it has fed everything that the links had: what a pause
+finds fed is before the pause.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, final
+
+from pystack import Counters, Micros
+from pystack.flow.rewriter import Rewriter, RewriterConfig
+from pystack.flow.tracker import Tracker
+from pystack.wire.packet import Packet, parse_untrusted
+
+from colo.checkpoint import CheckpointClient, CheckpointConfig, Checkpoints, Step
+from colo.compare import Comparator, CompareConfig, Difference, Mode
+from colo.mirror import Mirror
+from colo.policy import PERIODIC, Policy, PolicyConfig
+
+_REMEMBERED: Final = 64
+
+
+class Role(Enum):
+    """Who answers the client."""
+
+    PAIR = "pair"
+    PRIMARY_ALONE = "primary alone"
+    SECONDARY_ALONE = "secondary alone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyConfig:
+    """What a proxy is made with.
+
+    Attributes:
+        vnet_hdr_len: bytes of virtio_net_hdr in front of every frame, on all three links.
+        compare, checkpoint, policy: of the parts. max_waiting: frames kept for machines that stand still, from each side.
+    """
+
+    vnet_hdr_len: int = 0
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    max_waiting: int = 4096
+
+
+@final
+class Proxy:
+    """Mirror, rewriter, comparator, checkpoints and policy, composed.
+
+    Attributes:
+        counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the end.
+        comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
+    """
+
+    def __init__(
+        self, config: ProxyConfig, client: CheckpointClient, counters: Counters | None = None, *, comparator: Comparator | None = None
+    ) -> None:
+        counters = Counters() if counters is None else counters
+        self.counters = counters
+        self._vnet_hdr_len = config.vnet_hdr_len
+        self._max_waiting = config.max_waiting
+        self.role = Role.PAIR
+        self.comparator = comparator or Comparator(config.compare, counters)
+        assert self.comparator.config.vnet_hdr_len == config.vnet_hdr_len
+        assert not self.comparator.config.framed
+        self.checkpoints = Checkpoints(client, config.checkpoint, counters)
+        self.policy = Policy(config.policy, counters)
+        self.tracker = Tracker(counters=counters)
+        self.rewriter = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
+        self.mirror = Mirror(counters, config.max_waiting)
+        self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
+        self._chosen_mode = Mode.COMPARE
+        self._standing = False  # both machines, for a checkpoint: what comes from them is kept aside
+        self._deaf = False  # both machines: what comes for them is kept, until they run
+        self._aside: list[tuple[bool, bytes]] = []  # from machines that run again before the copy is known to be made
+        self._to_client: list[bytes] = []
+        self._to_primary: list[bytes] = []
+        self._to_secondary: list[bytes] = []
+
+    # ------------------------------------------------------------------------------------------------------- frames
+
+    def from_client(self, frame: bytes, now: Micros) -> None:
+        """Take a frame of the client's network."""
+        if self._deaf:
+            self.mirror.hold(frame)
+        else:
+            self._deliver(frame, now)
+
+    def _deliver(self, frame: bytes, now: Micros) -> None:
+        """Give a client's frame to whoever runs."""
+        if self.role is not Role.SECONDARY_ALONE:
+            self._to_primary.append(frame)
+        packet = self._parse_untrusted(frame)
+        if packet is None:
+            return
+        self.tracker.observe(packet, now)
+        if self.role is Role.PRIMARY_ALONE:
+            return
+        if not packet.version:
+            self.mirror.learn_untrusted(packet)
+            self._to_secondary.append(frame)
+            return
+        translated = self.rewriter.to_secondary(packet, now)
+        if translated is not None:
+            self._to_secondary.append(translated)
+
+    def from_primary(self, frame: bytes, now: Micros) -> None:
+        """Take a frame of the primary."""
+        if self.role is Role.SECONDARY_ALONE:
+            self.counters.bump("proxy.primary_ignored")
+        elif self._standing:
+            self._put_aside(True, frame)
+        else:
+            packet = self._parse_untrusted(frame)
+            if packet is not None:
+                self.tracker.observe(packet, now)
+                self.rewriter.observe_primary(packet, now)
+                self._to_secondary += self.rewriter.take_waiting()
+            self.comparator.primary(frame, now)
+
+    def from_secondary(self, frame: bytes, now: Micros) -> None:
+        """Take a frame of the secondary."""
+        if self.role is Role.PRIMARY_ALONE:
+            self.counters.bump("proxy.secondary_ignored")
+            return
+        if self._standing:
+            self._put_aside(False, frame)
+            return
+        packet = self._parse_untrusted(frame)
+        if packet is None:
+            self.counters.bump("proxy.secondary_malformed")
+            if self.role is Role.PAIR:
+                self.comparator.secondary(frame, now)
+            return
+        if packet.version:
+            frame = self.rewriter.from_secondary(packet, now)
+            self._to_secondary += self.rewriter.take_waiting()
+        elif self.role is Role.PAIR and (answer := self.mirror.answer_untrusted(packet)) is not None:
+            self._to_secondary.append(answer)
+        if self.role is Role.PAIR:
+            self.comparator.secondary(frame, now)
+        else:
+            self.tracker.observe(packet, now)
+            self._to_client.append(frame)
+
+    def _parse_untrusted(self, frame: bytes) -> Packet | None:
+        return parse_untrusted(frame, self._vnet_hdr_len, self.counters) if frame else None
+
+    def _put_aside(self, primary: bool, frame: bytes) -> None:
+        if len(self._aside) < 2 * self._max_waiting:
+            self._aside.append((primary, frame))
+        else:
+            self.counters.bump("proxy.dropped")
+
+    def to_client(self) -> list[bytes]:
+        """Frames for the client's network, taken."""
+        self._to_client += map(bytes, self.comparator.take_released())
+        frames, self._to_client = self._to_client, []
+        return frames
+
+    def to_primary(self) -> list[bytes]:
+        """Frames for the primary, taken."""
+        frames, self._to_primary = self._to_primary, []
+        return frames
+
+    def to_secondary(self) -> list[bytes]:
+        """Frames for the secondary, taken."""
+        frames, self._to_secondary = self._to_secondary, []
+        return frames
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def tick(self, now: Micros) -> None:
+        """See to timeouts, checkpoints and the mode, after everything that the links had was fed."""
+        self.comparator.tick(now)
+        self.tracker.tick(now)
+        self.rewriter.tick(now)
+        for flow in self.tracker.take_ended():
+            self.rewriter.forget(flow.key)
+        if self.role is not Role.PAIR:
+            self.comparator.take_requests()
+            return
+        self._see_to_requests(now)
+        for step in self.checkpoints.advance(now):
+            self._step(step, now)
+        if self.role is Role.PAIR:
+            self.policy.on_table(self.tracker.live, self.comparator.config.max_flows, now)
+            mode = self.policy.choose(now)
+            if mode is not self._chosen_mode:
+                self._chosen_mode = mode
+                self.comparator.set_mode(mode)
+
+    def _see_to_requests(self, now: Micros) -> None:
+        for difference in self.comparator.take_requests():
+            self.differences.append(difference)
+            self.checkpoints.request(difference.reason, now)
+            self.policy.on_request(difference.reason, now)
+        due = self.policy.next_checkpoint(now)
+        if due is not None and due <= now:
+            self.checkpoints.request(PERIODIC, now)
+            self.policy.on_request(PERIODIC, now)
+
+    def next_timeout(self) -> Micros | None:
+        """When `tick` has something to do."""
+        instants = [self.comparator.next_timeout(), self.tracker.next_timeout(), self.rewriter.next_timeout()]
+        if self.role is Role.PAIR:
+            instants += [self.checkpoints.next_timeout(), self.policy.next_checkpoint(0)]
+        return min((instant for instant in instants if instant is not None), default=None)
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+
+    def _step(self, step: Step, now: Micros) -> None:
+        match step:
+            case Step.PAUSED:
+                self._standing = self._deaf = True
+            case Step.COMPLETED:
+                # The secondary is where the primary is: one space of numbers, one stream each.
+                self.comparator.commit(now)
+                self.rewriter.checkpoint()
+                self._to_secondary += self.rewriter.take_waiting()
+                self.policy.on_completed(self.checkpoints.last_duration, now)
+                self._feed_aside(now)
+            case Step.FAILED:
+                self.comparator.abort(now)
+                self._feed_aside(now)
+                self._hear_again(now)
+            case Step.LOST_PRIMARY:
+                self.primary_failed(now)
+            case Step.LOST_SECONDARY:
+                self.secondary_failed(now)
+            case Step.RESUMED:
+                self._hear_again(now)
+
+    def _feed_aside(self, now: Micros) -> None:
+        """What a checkpoint covers is known: feed what the machines have sent after it."""
+        self._standing = False
+        aside, self._aside = self._aside, []
+        for primary, frame in aside:
+            if primary:
+                self.from_primary(frame, now)
+            else:
+                self.from_secondary(frame, now)
+
+    def _hear_again(self, now: Micros) -> None:
+        """Both machines run: deliver what the client has sent meanwhile."""
+        self._deaf = False
+        for frame in self.mirror.take_waiting():
+            self._deliver(frame, now)
+
+    # ------------------------------------------------------------------------------------------------------ failover
+
+    def primary_failed(self, now: Micros) -> None:
+        """The primary is gone: what only it had said dies with it, and the secondary carries every connection on."""
+        if self.role is not Role.PAIR:
+            return
+        self.counters.bump("proxy.primary_failed")
+        self._to_client += map(bytes, self.comparator.take_released())  # these were covered
+        survivors = self.comparator.drop_held()
+        self.role = Role.SECONDARY_ALONE
+        self.checkpoints.lost(Step.LOST_PRIMARY)
+        self.rewriter.failover(now)
+        self._to_client += survivors
+        self._to_primary.clear()
+        self._feed_aside(now)
+        self._hear_again(now)
+
+    def secondary_failed(self, now: Micros) -> None:
+        """The secondary is gone: the primary carries on, and what was held leaves."""
+        if self.role is not Role.PAIR:
+            return
+        self.counters.bump("proxy.secondary_failed")
+        self.comparator.pass_through(now)
+        self.role = Role.PRIMARY_ALONE
+        self.checkpoints.lost(Step.LOST_SECONDARY)
+        self._to_secondary.clear()
+        self._feed_aside(now)
+        self._hear_again(now)

@@ -1,0 +1,1 @@
+"""What COLO needs to talk to QEMU: its protocols, sans-I/O."""
