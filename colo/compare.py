@@ -262,7 +262,7 @@ class Comparator:
         if high > at:
             frame = data[at + self._framing.prefix : high]
             if frame:
-                self._primary_frame(frame, vnet_hdr_len, data, at, high, position + at, now)
+                self._primary_frame(frame, vnet_hdr_len, data, at, high, position, now)
             else:
                 self._out.bytes += high - at  # nothing to send; QEMU would end itself on it
                 self.counters.bump("compare.empty")
@@ -312,7 +312,7 @@ class Comparator:
             pieces = ((position, data, low, high),)
             flow = self._flow(_OPAQUE, DatagramFlow)
             if isinstance(flow, DatagramFlow):
-                flow.primary(frame[vnet_hdr_len + 12 :], pieces, now, position)
+                flow.primary(frame[vnet_hdr_len + 12 :], pieces, now, position + low)
                 self._look_after(flow, now)
         elif not packet.version or is_link_local_talk(packet):
             self.counters.bump("compare.not_compared")
@@ -347,7 +347,7 @@ class Comparator:
         if isinstance(flow, TcpFlow):
             flow.primary(packet, data, shift, low, high, now, position, more)
         elif isinstance(flow, DatagramFlow):
-            flow.primary(datum_of(packet), more or ((position, data, low, high),), now, position)
+            flow.primary(datum_of(packet), more or ((position, data, low, high),), now, position + low)
         else:
             for piece in more or ((position, data, low, high),):
                 self._buffer.add(piece[1], piece[2], piece[3], now, piece[0])
@@ -368,7 +368,7 @@ class Comparator:
         pieces = pending.pieces()
         pending.held.clear()
         self._active.pop(key, None)
-        self._primary_packet(whole, whole.frame, 0, 0, 0, position, now, pieces)
+        self._primary_packet(whole, whole.frame, 0, 0, 0, position + low, now, pieces)
 
     def _secondary_frame(self, frame: bytes, vnet_hdr_len: int, data: bytes, low: int, high: int, now: Micros) -> None:
         if self.mode is not Mode.COMPARE:
@@ -478,9 +478,9 @@ class Comparator:
         self._crowded = held > most
         if self._accepted >= self._forget_at:
             self._forget_at = self._accepted + _FORGET_BYTES
-            self._forget(now)
+            self._forget()
 
-    def _forget(self, now: Micros) -> None:  # noqa: ARG002 - what a later policy would go by
+    def _forget(self) -> None:
         """Let go of bytes that were read together with what is still needed."""
         horizon, self._horizon = self._horizon, self._primary.position
         young, self._out.young = self._out.young, []
@@ -490,6 +490,8 @@ class Comparator:
                 history.popleft()
             if history:
                 self._out.young.append(flow)
+            else:
+                flow.history = None
         for _, _, flow in self._watched:
             flow.compact()
 

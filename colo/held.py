@@ -13,7 +13,7 @@ tuple of twelve costs 60 ns, a NamedTuple four times that). Its fields, by index
     7  low       where in ``data`` the frame starts, its prefix included
     8  high      and where it ends; nothing of ``data`` goes out when the two are equal
     9  since     when it arrived
-    10 position  its place in the order in which the primary sent everything
+    10 position  of the start of ``data`` in all that the primary sent; with ``low`` added, the frame's own
     11 more      further pieces that go out with it, (position, data, low, high) each: the fragments it came in
 
 The first four fields of a *piece*, bytes of one stream that the other side has not sent yet, are the same, so that a
@@ -111,9 +111,10 @@ class Outbox:
         more = record[MORE]
         if more is not None:
             for position, data, low, high in more:
-                self._add(position, data, low, high)
+                self._add(position + low, data, low, high)
         if record[HIGH] > record[LOW]:
-            self._add(record[POSITION], record[DATA], record[LOW], record[HIGH])
+            low = record[LOW]
+            self._add(record[POSITION] + low, record[DATA], low, record[HIGH])
 
     def make(self, record: Record) -> None:
         """Let a frame go that the primary has not sent itself."""
@@ -162,7 +163,7 @@ class Outbox:
 
 
 def _position(record: Record) -> int:
-    return record[POSITION]
+    return record[POSITION] + record[LOW]
 
 
 def _first(item: list[Any]) -> int:
@@ -184,6 +185,8 @@ def own(piece: Piece, low_index: int, high_index: int) -> Piece:
     fields = list(piece)
     fields[DATA], fields[PAYLOAD] = data[low:high], piece[PAYLOAD] - low
     fields[low_index], fields[high_index] = 0, high - low
+    if len(piece) > POSITION:
+        fields[POSITION] += low
     return tuple(fields)
 
 
@@ -193,7 +196,7 @@ def own_pieces(record: Record) -> Record:
     if more is None:
         return record
     copies = tuple(
-        (position, data[low:high], 0, high - low)
+        (position + low, data[low:high], 0, high - low)
         if len(data) > 4 * (high - low) + 4096
         else (position, data, low, high)
         for position, data, low, high in more

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, final
 
 from colo.framing import Framing
 from colo.held import Outbox
-from colo.tcp_flow import TcpFlow
+from colo.tcp_flow import REMEMBERING, TcpFlow
 from pystack import Micros
 from pystack.seq import MASK
 
@@ -74,6 +74,7 @@ class Lane:
         """Walk the primary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
         get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
+        remembering = len(self._out.young) < REMEMBERING
         size = len(data)
         last = size - self._struct.size
         last_range: list[Any] | None = None
@@ -88,7 +89,8 @@ class Lane:
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
-                and seq == flow.p_seq
+                and flow.p_open
+                and seq == flow.p_nxt & MASK
                 and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
                 and word >= _DATA_OFFSET_MIN
             ):
@@ -98,14 +100,13 @@ class Lane:
                 stop = start + end - payload
                 s_nxt = flow.s_nxt
                 record = (
-                    start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position + at, None
+                    start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position, None
                 )  # fmt: skip
                 if s_nxt <= start:
                     # The secondary has not come this far.
                     if stop > start:
                         flow.ahead.append(record)
                         flow.p_nxt = stop
-                        flow.p_seq = stop & MASK
                     elif not flow.held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
                         # A pure acknowledgement that the secondary has given too.
                         released += 1
@@ -132,10 +133,12 @@ class Lane:
                         )
                     ):
                         # The secondary was first, and has sent the same in one piece.
-                        flow.ahead.popleft()
+                        del flow.ahead[0]
                         flow.p_nxt = stop
-                        flow.p_seq = stop & MASK
-                        flow.history.append(record) if flow.history else flow.remember(record)
+                        if flow.history is not None:
+                            flow.history.append(record)
+                        elif remembering:
+                            flow.remember(record)
                         released += 1
                         if last_range is not None and last_range[3] == at:
                             last_range[3] = end
@@ -155,6 +158,7 @@ class Lane:
         """Walk the secondary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
         get, slow, ranges = self._flows.get, self._slow, self._out.ranges
+        remembering = len(self._out.young) < REMEMBERING
         size = len(data)
         last = size - self._struct.size
         last_range: list[Any] = [0, None, 0, -1]
@@ -169,7 +173,8 @@ class Lane:
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
-                and seq == flow.s_seq
+                and flow.s_open
+                and seq == flow.s_nxt & MASK
                 and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
                 and word >= _DATA_OFFSET_MIN
             ):
@@ -193,18 +198,20 @@ class Lane:
                         # The same bytes in one piece as the primary's.
                         if ack != flow.s_ack_raw or window != flow.s_window_raw:
                             flow.secondary_acked_again(ack, window)
-                        flow.ahead.popleft()
+                        del flow.ahead[0]
                         flow.s_nxt = stop
-                        flow.s_seq = stop & MASK
                         held = flow.held
                         if held[0] is record and record[4] <= flow.s_ack and record[5] <= flow.s_right:
-                            held.popleft()
-                            flow.history.append(record) if flow.history else flow.remember(record)
+                            del held[0]
+                            if flow.history is not None:
+                                flow.history.append(record)
+                            elif remembering:
+                                flow.remember(record)
                             released += 1
                             if last_range[3] == record[7] and last_range[1] is record[2]:
                                 last_range[3] = record[8]
                             else:
-                                last_range = [record[10], record[2], record[7], record[8]]
+                                last_range = [record[10] + record[7], record[2], record[7], record[8]]
                                 ranges.append(last_range)
                             if held and held[0][1] <= stop:
                                 flow.advance()

@@ -1,7 +1,8 @@
 """What the client sends goes to both machines; and the secondary's questions about the link are answered here.
 
-The secondary's ARP requests are dropped with all else that it sends, and the primary may have asked long before, so that no
-answer would ever come: who is where is learnt from the client's own ARP packets (RFC 826), and told to the secondary.
+The secondary's ARP requests are dropped with all else that it sends, and the primary may have asked long before, so
+that no answer would ever come: who is where is learnt from the client's own ARP packets (RFC 826), and told to the
+secondary.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Mirror:
     """The input of both machines, in order.
 
     Attributes:
-        waiting: frames that came while both stood still, the client's, for both. Bounded: more are dropped, as a network
+        waiting: frames that came while both stood still, the client's, for both. Bounded: more are dropped, as a
+        network
             may, and counted as ``mirror.dropped``.
     """
 

@@ -1,4 +1,6 @@
-"""The proxy: a client's network on one side, two machines on the other, and no byte out that only one of them stands for.
+"""The proxy: a client's network on one side, two machines on the other.
+
+No byte leaves that only one of the machines stands for.
 
     client  -- from_client --> [mirror] --+--------------------> to_primary    primary
                                           +-- [rewriter] ------> to_secondary  secondary
@@ -16,15 +18,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, final
 
-from pystack import Counters, Micros
-from pystack.flow.rewriter import Rewriter, RewriterConfig
-from pystack.flow.tracker import Tracker
-from pystack.wire.packet import Packet, parse_untrusted
-
 from colo.checkpoint import CheckpointClient, CheckpointConfig, Checkpoints, Step
 from colo.compare import Comparator, CompareConfig, Difference, Mode
 from colo.mirror import Mirror
 from colo.policy import PERIODIC, Policy, PolicyConfig
+from pystack import Counters, Micros
+from pystack.flow.rewriter import Rewriter, RewriterConfig
+from pystack.flow.tracker import Tracker
+from pystack.wire.packet import Packet, parse_untrusted
 
 _REMEMBERED: Final = 64
 
@@ -43,7 +44,8 @@ class ProxyConfig:
 
     Attributes:
         vnet_hdr_len: bytes of virtio_net_hdr in front of every frame, on all three links.
-        compare, checkpoint, policy: of the parts. max_waiting: frames kept for machines that stand still, from each side.
+        compare, checkpoint, policy: of the parts. max_waiting: frames kept for machines that stand still, from each
+        side.
     """
 
     vnet_hdr_len: int = 0
@@ -58,12 +60,17 @@ class Proxy:
     """Mirror, rewriter, comparator, checkpoints and policy, composed.
 
     Attributes:
-        counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the end.
-        comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
+        counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the
+        end. comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
     """
 
     def __init__(
-        self, config: ProxyConfig, client: CheckpointClient, counters: Counters | None = None, *, comparator: Comparator | None = None
+        self,
+        config: ProxyConfig,
+        client: CheckpointClient,
+        counters: Counters | None = None,
+        *,
+        comparator: Comparator | None = None,
     ) -> None:
         counters = Counters() if counters is None else counters
         self.counters = counters

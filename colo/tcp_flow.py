@@ -12,7 +12,7 @@ whatever both have sent is compared at once and dropped, so that everything belo
 and ``ahead`` holds what only one side has sent. A frame of the primary waits in ``held``, and the queue is served in
 order: its head is released when all that it carries is the secondary's too (`TcpFlow.advance`).
 
-`colo.lane` does the same for the ordinary frame, faster; ``p_seq`` and ``s_seq`` are its entry: -1 sends it here.
+`colo.lane` does the same for the ordinary frame, faster; ``p_open`` and ``s_open`` let it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from colo.held import (
     uncovered,
 )
 from pystack import Micros
-from pystack.seq import MASK, unwrap
+from pystack.seq import unwrap
 from pystack.wire.packet import ACK, FIN, RST, SYN, Packet
 from pystack.wire.tcp import parse_options_untrusted
 
@@ -49,6 +49,8 @@ UNSET: Final = -1
 _ORIGIN: Final = 1 << 32  # added to the first number seen, so that what lies before it is not negative
 _FAR: Final = 1 << 30  # RFC 7323 section 2.3: no window is larger, so no honest number is further away
 _HISTORY: Final = 32
+REMEMBERING: Final = 512
+"""How many flows remember what they have released, `_HISTORY` frames each: more would cost more than they tell."""
 _WAITING_SYN: Final = 16
 _CLOSING: Final = FIN | RST
 
@@ -67,10 +69,46 @@ class TcpFlow:
     """
 
     __slots__ = (
-        "_ack_near", "_base", "_below", "_debt", "_early_p", "_early_s", "_iss_p", "_iss_s", "_near", "_next_s",
-        "_p_top_ack", "_p_top_right", "_shift", "_syn_p", "_syn_s", "ahead", "armed", "diverged", "ended",
-        "fin_p", "fin_s", "held", "history", "key", "limit", "out", "p_ack", "p_ack_raw", "p_nxt", "p_right", "p_seq",
-        "p_window_raw", "rst_p", "rst_s", "rst_s_frame", "s_ack", "s_ack_raw", "s_nxt", "s_right", "s_seq",
+        "_ack_near",
+        "_base",
+        "_below",
+        "_debt",
+        "_early_p",
+        "_early_s",
+        "_iss_p",
+        "_iss_s",
+        "_near",
+        "_next_s",
+        "_p_top_ack",
+        "_p_top_right",
+        "_shift",
+        "_syn_p",
+        "_syn_s",
+        "ahead",
+        "armed",
+        "diverged",
+        "ended",
+        "fin_p",
+        "fin_s",
+        "held",
+        "history",
+        "key",
+        "limit",
+        "out",
+        "p_ack",
+        "p_ack_raw",
+        "p_nxt",
+        "p_open",
+        "p_right",
+        "p_window_raw",
+        "rst_p",
+        "rst_s",
+        "rst_s_frame",
+        "s_ack",
+        "s_ack_raw",
+        "s_nxt",
+        "s_open",
+        "s_right",
         "s_window_raw",
     )  # fmt: skip
 
@@ -78,8 +116,9 @@ class TcpFlow:
         self.key = key
         self.out = out
         self.limit = limit  # pieces of the secondary that may be ahead, and frames of the primary before help is asked
-        self.held: deque[Record] = deque()
-        self.ahead: deque[Piece] = deque()
+        # Lists, short as they are: an empty one is a tenth of a deque, and there is one pair for every connection.
+        self.held: list[Record] = []
+        self.ahead: list[Piece] = []
         self.history: deque[Record] | None = None  # what was released lately, to hold retransmissions against
         self.armed = False
         self._ack_near = self._near = UNSET
@@ -89,7 +128,7 @@ class TcpFlow:
     def _forget(self) -> None:
         """Know nothing of either stream. ``held`` stays, as do the frames in ``_next_s``."""
         self.ahead.clear()
-        self.p_seq = self.s_seq = -1
+        self.p_open = self.s_open = False
         self.p_nxt = self.s_nxt = UNSET
         self._base = UNSET  # of what lies below nothing is known
         self.p_ack = self._p_top_ack = self.s_ack = UNSET
@@ -324,9 +363,10 @@ class TcpFlow:
                 self._differ_at(start, piece[DATA], mine, there[DATA], its, length, primary=primary)
                 return
             start += length
-            ahead.popleft()
             if start < there[STOP]:
-                ahead.appendleft(_trimmed(there, start))
+                ahead[0] = _trimmed(there, start)
+            else:
+                del ahead[0]
         if start < stop:
             ahead.append(_trimmed(piece, start))
 
@@ -360,8 +400,8 @@ class TcpFlow:
             and not self._next_s
             and (self._syn_p is None or self._syn_s is not None)
         )
-        self.p_seq = self.p_nxt & MASK if plain and not self._early_p else -1
-        self.s_seq = self.s_nxt & MASK if plain and not self._early_s and self.s_ack != UNSET else -1
+        self.p_open = plain and not self._early_p
+        self.s_open = plain and not self._early_s and self.s_ack != UNSET
 
     def _conflict(self) -> str:
         """The reason why the two cannot become equal any more, however long one waits; "" while they can."""
@@ -384,7 +424,7 @@ class TcpFlow:
             record = held[0]
             if not self._covered(record):
                 return
-            held.popleft()
+            del held[0]
             if record[RIGHT] > self.s_right and record[FLAGS] & ACK:
                 record = self._clamp(record)
             self.out.emit(record)
@@ -422,13 +462,15 @@ class TcpFlow:
         return self.rst_s == record[START]
 
     def remember(self, record: Record) -> None:
-        """Keep a released frame for a while, to hold a retransmission against it."""
+        """Keep a released frame for a while, to hold a retransmission against it, unless too many flows do."""
         if record[STOP] > record[START]:
             history = self.history
             if history is None:
+                young = self.out.young
+                if len(young) >= REMEMBERING:
+                    return
+                young.append(self)
                 history = self.history = deque(maxlen=_HISTORY)
-            if not history:
-                self.out.young.append(self)
             history.append(record)
 
     # ---------------------------------------------------------------------------------------------------------- windows
@@ -440,7 +482,7 @@ class TcpFlow:
         if self._debt is None:
             self.out.debtors.append(self)
         self._debt = record
-        self.p_seq = self.s_seq = -1  # the lanes do not look after it
+        self.p_open = self.s_open = False  # the lanes do not look after it
         return clamped
 
     def _pay_debt(self) -> None:
@@ -462,7 +504,7 @@ class TcpFlow:
         if offset == UNSET:
             offset = min(self.p_nxt, self.s_nxt)
         self.diverged = True
-        self.p_seq = self.s_seq = -1
+        self.p_open = self.s_open = False
         self.out.differ(reason, self.key, max(offset - self._base, 0), primary, secondary, before)
 
     def _differ_at(
@@ -538,8 +580,8 @@ class TcpFlow:
     def compact(self) -> None:
         """Keep small frames in bytes of their own, so that none keeps all of what was read with it alive."""
         renewed = {id(record): own(record, LOW, HIGH) for record in self.held}
-        self.held = deque(renewed[id(record)] for record in self.held)
-        self.ahead = deque(renewed.get(id(piece)) or _own_piece(piece) for piece in self.ahead)
+        self.held = [renewed[id(record)] for record in self.held]
+        self.ahead = [renewed.get(id(piece)) or _own_piece(piece) for piece in self.ahead]
         for early in (self._early_p, self._early_s, self._below):
             if early is not None:
                 early.renew(_own_piece)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 
-from colo.held import ACKNOWLEDGES, MORE, Outbox, Record
+from colo.held import ACKNOWLEDGES, LOW, MORE, POSITION, SINCE, Outbox, Record
 from pystack.wire import checksum
 from pystack.wire.packet import ACK, VNET_NEEDS_CSUM, Packet
 
@@ -32,7 +32,17 @@ def clamped(record: Record, right: int, shift: int, out: Outbox) -> Record:
         (field,) = struct.unpack_from("!H", frame, at + _CHECKSUM_AT)
         struct.pack_into("!H", frame, at + _CHECKSUM_AT, checksum.update(field, packet.window, size))
     data = prefix + bytes(frame)
-    return (*record[:2], data, len(prefix) + packet.payload, *record[4:7], 0, len(data), *record[9:])
+    return (
+        *record[:2],
+        data,
+        len(prefix) + packet.payload,
+        *record[4:7],
+        0,
+        len(data),
+        record[SINCE],
+        record[POSITION] + record[LOW],
+        None,
+    )
 
 
 def update(record: Record, seq: int, right: int, shift: int, out: Outbox) -> Record | None:
@@ -42,7 +52,7 @@ def update(record: Record, seq: int, right: int, shift: int, out: Outbox) -> Rec
         return None
     size = min(max(right - record[ACKNOWLEDGES], 0) >> shift, 0xFFFF)
     data = out.framing.wrap(bare_ack(packet, seq, size), prefix)
-    return (seq, seq, data, len(data), *record[4:7], 0, len(data), *record[9:11], None)
+    return (seq, seq, data, len(data), *record[4:7], 0, len(data), record[SINCE], record[POSITION] + record[LOW], None)
 
 
 def bare_ack(packet: Packet, seq: int, window: int) -> bytes:

@@ -1,0 +1,188 @@
+"""The loop around a proxy: three links, one epoll, frames moved in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+from collections.abc import Callable
+from typing import Final, final
+
+from colo.proxy import Proxy, Role
+from pystack import Link, LinkClosed, Micros, TxFrame
+from pystack.drivers.aio import monotonic
+
+_BATCH: Final = 64
+_ROUNDS: Final = 16
+_MAX_UNSENT: Final = 8192
+_TIMER_GRAIN: Final[Micros] = 500
+
+
+@final
+class _Port:
+    """One link: what could not be sent yet, and how it is watched."""
+
+    __slots__ = ("fd", "feed", "link", "lost", "take", "unsent", "watched")
+
+    def __init__(
+        self,
+        link: Link,
+        feed: Callable[[bytes, Micros], None],
+        take: Callable[[], list[bytes]],
+        lost: Callable[[Micros], None],
+    ) -> None:
+        self.link: Link | None = link
+        self.feed = feed
+        self.take = take
+        self.lost = lost
+        self.unsent: list[TxFrame] = []
+        self.fd = link.fileno()
+        self.watched = 0
+
+
+@final
+class ProxyDriver:
+    """Drives ``proxy`` between three links while `run` runs.
+
+    A link that ends is the end of what is behind it: of the primary or of the secondary the proxy is told, and the end
+    of the client's link ends the driving. What is behind a link can also be ended by `lose_primary` and
+    `lose_secondary`.
+    """
+
+    def __init__(self, proxy: Proxy, client: Link, primary: Link, secondary: Link) -> None:
+        self.proxy = proxy
+        self._client = _Port(client, proxy.from_client, proxy.to_client, self._end)
+        self._primary = _Port(primary, proxy.from_primary, proxy.to_primary, proxy.primary_failed)
+        self._secondary = _Port(secondary, proxy.from_secondary, proxy.to_secondary, proxy.secondary_failed)
+        self._ports = (self._primary, self._secondary, self._client)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._epoll: select.epoll | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Drive until cancelled, until the client's link ends, or until something fails.
+
+        Raises:
+            LinkError: the system refused.
+            Exception: whatever went wrong in the proxy.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+        self._epoll = select.epoll()
+        try:
+            for port in self._ports:
+                self._watch(port)
+            loop.add_reader(self._epoll.fileno(), self._turn)
+            self._turn()
+            await self._ended
+        finally:
+            loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def lose_primary(self) -> None:
+        """The primary is gone: let the secondary carry on."""
+        self._lose(self._primary)
+
+    def lose_secondary(self) -> None:
+        """The secondary is gone: let the primary carry on."""
+        self._lose(self._secondary)
+
+    def _lose(self, port: _Port) -> None:
+        if port.link is None:
+            return
+        self._drop(port)
+        port.lost(monotonic())
+        self._turn()
+
+    def _drop(self, port: _Port) -> None:
+        if self._epoll is not None and port.watched:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(port.fd)
+        port.link, port.watched = None, 0
+        port.unsent.clear()
+
+    def _end(self, _now: Micros) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _turn(self) -> None:
+        try:
+            for _ in range(_ROUNDS):
+                now = monotonic()
+                if not self._receive(now):
+                    break
+                self._finish(now)
+            self._finish(monotonic())
+        except Exception as error:  # noqa: BLE001 - asyncio would only log it
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_exception(error)
+
+    def _receive(self, now: Micros) -> bool:
+        """Feed a batch of each link; whether there was anything."""
+        moved = False
+        for port in self._ports:
+            link = port.link
+            if link is None:
+                continue
+            try:
+                frames = link.recv(now, _BATCH)
+            except LinkClosed:
+                self._drop(port)
+                port.lost(now)
+                continue
+            feed = port.feed
+            for frame in frames:
+                feed(frame, now)
+            moved |= bool(frames)
+        return moved
+
+    def _finish(self, now: Micros) -> None:
+        """Once the links have nothing more: checkpoints and timeouts, and everything out."""
+        self.proxy.tick(now)
+        for port in self._ports:
+            frames = port.take()
+            if port.link is None:
+                continue
+            if frames:
+                room = _MAX_UNSENT - len(port.unsent)
+                if len(frames) > room:
+                    self.proxy.counters.bump("proxy.link_full", len(frames) - room)
+                port.unsent += [(frame,) for frame in frames[: max(room, 0)]]
+            if port.unsent:
+                try:
+                    del port.unsent[: port.link.send(port.unsent, now)]
+                except LinkClosed:
+                    port.unsent.clear()  # receiving meets the end
+            self._watch(port)
+        self._arm(now)
+
+    def _watch(self, port: _Port) -> None:
+        if port.link is None or self._epoll is None:
+            return
+        events = select.EPOLLIN | (select.EPOLLOUT if port.unsent or port.link.wants_write() else 0)
+        if events == port.watched:
+            return
+        if port.watched:
+            self._epoll.modify(port.fd, events)
+        else:
+            self._epoll.register(port.fd, events)
+        port.watched = events
+
+    def _arm(self, now: Micros) -> None:
+        assert self._loop is not None
+        instants = [self.proxy.next_timeout()]
+        instants += [port.link.next_timeout() for port in self._ports if port.link is not None]
+        at = min((instant for instant in instants if instant is not None), default=None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = self._loop.call_at(max(at, now + _TIMER_GRAIN) / 1e6, self._turn)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one machine is gone."""
+        return self.proxy.role is not Role.PAIR

@@ -1,0 +1,78 @@
+"""The client, run in its namespace: `python -m colo.kernel.client HOST PORT CONNECTIONS BYTES`.
+
+Opens all connections at once, downloads BYTES over each, and prints JSON, one object a line: what has arrived twice a
+second, and at the end for each connection whether its checksum was right, what failed, and its longest silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+import time
+from typing import Any, Final, final
+
+from colo.kernel.server import digest
+
+_PATIENCE: Final = 60.0
+_READ_BYTES: Final = 1 << 20
+
+
+@final
+class _Download:
+    """One connection and what came of it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.received = 0
+        self.silence = 0.0
+        self.failure = ""
+
+    async def run(self, host: str, port: int, size: int) -> None:
+        """Do it; never raises."""
+        try:
+            await asyncio.wait_for(self._download(host, port, size), _PATIENCE * 4)
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
+            self.failure = f"{type(error).__name__}: {error}"
+
+    async def _download(self, host: str, port: int, size: int) -> None:
+        reader, writer = await asyncio.open_connection(host, port, limit=_READ_BYTES)
+        try:
+            writer.write(f"GET /{self.number}/{size} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            sha = hashlib.sha256()
+            last = time.monotonic()
+            while data := await asyncio.wait_for(reader.read(_READ_BYTES), _PATIENCE):
+                now = time.monotonic()
+                self.silence = max(self.silence, now - last)
+                last = now
+                self.received += len(data)
+                sha.update(data)
+            if sha.hexdigest() != digest(self.number, size):
+                self.failure = f"{self.received} of {size} bytes with a wrong checksum"
+        finally:
+            writer.close()
+
+
+def _say(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+async def _main(host: str, port: int, connections: int, size: int) -> None:
+    downloads = [_Download(number) for number in range(connections)]
+    tasks = [asyncio.create_task(download.run(host, port, size)) for download in downloads]
+    while any(not task.done() for task in tasks):
+        await asyncio.wait(tasks, timeout=0.2)
+        _say(received=sum(download.received for download in downloads))
+    for download in downloads:
+        _say(
+            connection=download.number,
+            received=download.received,
+            failure=download.failure,
+            silence=round(download.silence, 4),
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
