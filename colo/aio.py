@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol, final
 
-from colo.channel import Address, Channel, Hub
+from colo.address import Address
+from colo.channel import Channel, Hub
 from colo.checkpoint import CheckpointConfig, Checkpoints, Step
-from colo.clients import Command, CommandClient
+from colo.clients import CommandClient
 from colo.compare import Comparator, CompareConfig, Difference
 from colo.qemu.notify import NotifyClient
+from colo.runner import CommandRunner
 from pystack import Counters, Micros
 from pystack.drivers.aio import monotonic
+from pystack.timers import NEVER
 
 _TIMER_GRAIN: Final[Micros] = 1_000
+
+
+class Server(Protocol):
+    """What `serve` runs: channels behind one hub, each by its name."""
+
+    hub: Hub
+    channels: dict[str, Channel]
+
+    def close(self) -> None:
+        """Release every socket."""
 
 
 @final
@@ -24,55 +36,68 @@ class CompareServer:
     """A comparator between sockets: the primary's and the secondary's frames come in, what both agree on goes out.
 
     Args:
-        notify: where QEMU's checkpointer is, None without one. command: run for a checkpoint in place of it.
-        tell: called with every difference.
+        addresses: where ``primary_in``, ``secondary_in`` and ``out`` are, and ``notify``, who makes checkpoints
+            as QEMU's notify_dev does, if there is one.
+        command: run by the shell for a checkpoint in place of it.
+        tell: called with every difference when nobody is notified.
+
+    Attributes:
+        channels: by the names of ``addresses``.
+
+    Raises:
+        UsageError: an address cannot be had.
     """
 
     def __init__(
         self,
         config: CompareConfig,
-        primary: Address,
-        secondary: Address,
-        out: Address,
-        notify: Address | None,
+        addresses: Mapping[str, Address],
         command: str | None,
         counters: Counters,
         tell: Callable[[Difference], None],
     ) -> None:
         self.counters = counters
         self.comparator = Comparator(config, counters)
-        self._tell = tell
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tell = None if "notify" in addresses else tell
+        self._checkpoints_can_be = "notify" in addresses or command is not None
         self._notify_client = NotifyClient(vnet=config.vnet_framing, counters=counters)
-        self._command = None if command is None else CommandClient(("/bin/sh", "-c", command), counters=counters)
-        client = self._notify_client if self._command is None else self._command
-        self.checkpoints = Checkpoints(client, CheckpointConfig(), counters)
+        self._told = False  # the client has been told something that it may answer by a step
+        self._look_at: Micros = 0  # when to look after the checkpoints
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: Micros | None = None
-        self._loop = asyncio.get_running_loop()
+        self._timer_at: Micros = NEVER
         self.hub = Hub(self._after)
-        self._channels: list[Channel] = []
+        if command is None:
+            self._runner: CommandRunner | None = None
+            self.checkpoints = Checkpoints(self._notify_client, CheckpointConfig(), counters)
+        else:
+            client = CommandClient(("/bin/sh", "-c", command), counters=counters)
+            self._runner = CommandRunner(self.hub, client)
+            self.checkpoints = Checkpoints(client, CheckpointConfig(), counters)
+        self.channels: dict[str, Channel] = {}
         try:
-            self._primary = self._open(primary, "primary", self._from_primary, self._primary_changed)
-            self._secondary = self._open(secondary, "secondary", self._from_secondary, self._secondary_changed)
-            self._out = self._open(out, "out", None, None)
-            self._notify = (
-                None if notify is None else self._open(notify, "notify", self._from_notify, self._notify_changed)
-            )
+            self._open(addresses, prefix=8 if config.vnet_framing else 4)
         except BaseException:
             self.close()
             raise
+        self._primary, self._secondary = self.channels["primary_in"], self.channels["secondary_in"]
+        self._out = self.channels["out"]
+        self._notify = self.channels.get("notify")
 
-    def _open(
-        self,
-        address: Address,
-        name: str,
-        received: Callable[[bytes], None] | None,
-        changed: Callable[[bool], None] | None,
-    ) -> Channel:
-        channel = Channel(self.hub, address, name, self.counters, received=received, changed=changed)
-        self._channels.append(channel)
-        return channel
+    def _open(self, addresses: Mapping[str, Address], prefix: int) -> None:
+        uses: dict[str, tuple[Callable[[bytes], None] | None, Callable[[bool], None] | None]] = {
+            "primary_in": (self._from_primary, self._primary_changed),
+            "secondary_in": (self._from_secondary, self._secondary_changed),
+            "out": (None, None),
+            "notify": (self._from_notify, self._notify_changed),
+        }
+        for name, address in addresses.items():
+            received, changed = uses[name]
+            own = 4 if name == "notify" else prefix
+            self.channels[name] = Channel(
+                self.hub, address, name, self.counters, received=received, changed=changed, prefix=own
+            )
+        for channel in self.channels.values():
+            channel.connect()
 
     # ------------------------------------------------------------------------------------------------------- input
 
@@ -87,6 +112,7 @@ class CompareServer:
             self._secondary.disconnect()
 
     def _from_notify(self, data: bytes) -> None:
+        self._told = True
         self._notify_client.feed(data)
         if self._notify_client.error and self._notify is not None:
             self._notify.disconnect()
@@ -98,6 +124,7 @@ class CompareServer:
         self.comparator.reset_secondary()
 
     def _notify_changed(self, connected: bool) -> None:
+        self._told = True
         if connected:
             self._notify_client.connect()
         else:
@@ -105,30 +132,39 @@ class CompareServer:
 
     # ------------------------------------------------------------------------------------------------------- turns
 
-    def _after(self) -> None:
+    def _after(self, now: Micros) -> None:
         """After everything that was there was read: send what may leave, and see to the checkpoints."""
         comparator = self.comparator
         released = comparator.take_released()
         if released:
             self._out.send(released)
-        now = monotonic()
-        for difference in comparator.take_requests():
-            self._tell(difference)
-            self.checkpoints.request(difference.reason, now)
-        steps = self.checkpoints.advance(now)
-        for step in steps:
+        differences = comparator.take_requests()
+        if differences or self._told or self._runner is not None or now >= self._look_at:
+            self._see_to_checkpoints(differences, now)
+        at = comparator.next_timeout()
+        if at is not None and at < self._timer_at:
+            self._arm(at, now)
+
+    def _see_to_checkpoints(self, differences: list[Difference], now: Micros) -> None:
+        for difference in differences:
+            if self._tell is not None:
+                self._tell(difference)
+            if self._checkpoints_can_be:
+                self.checkpoints.request(difference.reason, now)
+        self._told = False
+        for step in self.checkpoints.advance(now):
             self._step(step, now)
-        if steps:
-            self._out.send(comparator.take_released())
-        if self._command is not None and (wanted := self._command.take_command()) is not None:
-            task = self._loop.create_task(self._run(self._command, wanted))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._out.send(self.comparator.take_released())
+        if self._runner is not None:
+            self._runner.serve()
         if self._notify is not None:
             output = self._notify_client.take_output()
             if output:
                 self._notify.send([output])
-        self._arm(now)
+        at = self.checkpoints.next_timeout()
+        self._look_at = NEVER if at is None else at
+        if self._look_at < self._timer_at:
+            self._arm(self._look_at, now)
 
     def _step(self, step: Step, now: Micros) -> None:
         comparator = self.comparator
@@ -138,62 +174,48 @@ class CompareServer:
             self._secondary.drain()
             comparator.primary_boundary()
             comparator.secondary_boundary()
+            if self._runner is not None:
+                self._runner.drained()
         elif step is Step.COMPLETED:
             comparator.commit(now)
         elif step is Step.FAILED:
             comparator.abort(now)
+        elif step is Step.LOST_SECONDARY:
+            comparator.pass_through(now)
+        elif step is Step.LOST_PRIMARY:
+            comparator.drop_held()
 
-    async def _run(self, client: CommandClient, command: Command) -> None:
-        """Run a checkpoint command: what it prints are its steps."""
-        environment = {**os.environ, "COLO_REASON": command.reason}
-        process = await asyncio.create_subprocess_exec(
-            *command.argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, env=environment
-        )
-        assert process.stdout is not None
-        try:
-            while data := await process.stdout.read(4096):
-                client.feed(command.serial, data)
-                self._after()
-                if client.take_kill() == command.serial:
-                    process.kill()
-        finally:
-            if process.returncode is None and not process.stdout.at_eof():
-                process.kill()
-            client.ended(command.serial, await process.wait())
-        self._after()
-
-    def _arm(self, now: Micros) -> None:
-        """Have a turn when the comparator's or the checkpoints' next deadline comes."""
-        instants = (self.comparator.next_timeout(), self.checkpoints.next_timeout())
-        at = min((instant for instant in instants if instant is not None), default=None)
-        if at is None or (self._timer_at is not None and at >= self._timer_at):
-            return
+    def _arm(self, at: Micros, now: Micros) -> None:
+        """Have a turn at ``at``. A timer that is too early stays: moving one costs more than a vain turn."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at = max(at, now + _TIMER_GRAIN)
-        self._timer = self._loop.call_at(at / 1e6, self._on_timer)
+        self._timer = self.hub.loop.call_at(at / 1e6, self.hub.guarded, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = self._timer_at = None
-        self.comparator.tick(monotonic())
-        self._after()
+        self._timer, self._timer_at = None, NEVER
+        now = monotonic()
+        self.comparator.tick(now)
+        self._after(now)
+        if self._look_at < self._timer_at:
+            self._arm(self._look_at, now)
 
     def close(self) -> None:
-        """Release every socket."""
+        """Release every socket, and end a command that runs."""
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        for channel in self._channels:
+        if self._runner is not None:
+            self._runner.close()
+        for channel in self.channels.values():
             channel.close()
         self.hub.close()
 
 
-async def serve(server: CompareServer, stopped: Callable[[], Coroutine[Any, Any, int]]) -> int:
+async def serve(server: Server, stopped: Callable[[], Coroutine[Any, Any, int]]) -> int:
     """Run until ``stopped()`` is done or something fails; returns the exit status.
 
     Raises:
-        LinkError: a peer that was connected to has gone.
+        LinkError: the system refused.
     """
     end: asyncio.Future[int] = asyncio.ensure_future(stopped())
     waited: set[asyncio.Future[Any]] = {end, server.hub.failed}

@@ -15,22 +15,21 @@ What is fed between a side's boundary and the commit belongs to the next epoch a
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
-from heapq import heappop, heappush
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 from colo import difference
 from colo.datagram_flow import DatagramFlow, Uncovered
 from colo.datum import datum_of, is_link_local_talk
 from colo.difference import Difference
-from colo.framing import BAD_VNET_HDR_LEN, MAX_VNET_HDR_LEN, Framing
-from colo.held import POSITION, SINCE, Outbox, Record
-from colo.lane import Lane, Slow
+from colo.flows import Flow, Flows
+from colo.framing import MAX_VNET_HDR_LEN, Framing
+from colo.held import Outbox, Pieces, Record
+from colo.input import FramedInput
+from colo.lane import Lane
 from colo.tcp_flow import TcpFlow
 from pystack import Buffer, Counters, Micros
-from pystack.flow.fragments import FragmentInspector
 from pystack.flow.key import directed_key
 from pystack.wire.packet import PROTO_TCP, Packet, parse_untrusted
 
@@ -38,11 +37,7 @@ __all__ = ["Comparator", "CompareConfig", "Difference", "Mode"]
 
 _SECOND: Final = 1_000_000
 _FORGET_BYTES: Final = 16 << 20  # of the primary's output, after which remembered frames are forgotten, twice
-_EVICTION_TRIES: Final = 32
 _OPAQUE: Final = b"opaque"
-
-Pieces: TypeAlias = tuple[tuple[int, bytes, int, int], ...]
-Flow: TypeAlias = TcpFlow | DatagramFlow | Uncovered
 
 
 class Mode(Enum):
@@ -83,21 +78,6 @@ class CompareConfig:
 
 
 @final
-class _Side:
-    """How far one side's input has come."""
-
-    __slots__ = ("aside", "error", "inspector", "lane", "position", "rest")
-
-    def __init__(self, lane: Lane, inspector: FragmentInspector) -> None:
-        self.lane = lane
-        self.inspector = inspector
-        self.rest = bytearray()  # the start of a frame whose end has not come
-        self.position = 0  # bytes, or bare frames, that were dealt with
-        self.aside = False  # past its boundary
-        self.error = ""
-
-
-@final
 class Comparator:
     """Compares what a primary and a secondary send to their peers.
 
@@ -114,11 +94,7 @@ class Comparator:
         self._next_mode = Mode.COMPARE
         self._framing = Framing(framed=config.framed, vnet=config.vnet_framing, vnet_hdr_len=config.vnet_hdr_len)
         self._out = Outbox(self._framing, self.counters)
-        self._active: dict[bytes, Flow] = {}  # touched since the last checkpoint
-        self._dormant: OrderedDict[bytes, Flow] = OrderedDict()  # in step since a checkpoint, longest first
-        self._order: deque[bytes] = deque()  # keys of the active ones, to look for one that has ended
-        self._watched: list[tuple[Micros, int, Flow]] = []  # heap: when to look at a flow that holds something
-        self._serial = 0
+        self._flows = Flows(self._out, config.max_flows, config.max_queue_size)
         self._scan_at: Micros = 0
         self._buffer = Uncovered()  # periodic mode, and flows that find no room
         self._aside: list[tuple[bool, bytes, Micros]] = []
@@ -130,13 +106,13 @@ class Comparator:
         self._asked: set[str] = set()  # reasons that a checkpoint was asked for and that need no repeating
         self._forget_at = _FORGET_BYTES
         self._horizon = 0
-        self._primary = _Side(self._lane(True, config.vnet_hdr_len), FragmentInspector(self.counters))
-        self._secondary = _Side(self._lane(False, config.vnet_hdr_len), FragmentInspector(self.counters))
+        self._primary = FramedInput(self._framing, self.counters, self._lane(True, config.vnet_hdr_len))
+        self._secondary = FramedInput(self._framing, self.counters, self._lane(False, config.vnet_hdr_len))
 
     def _lane(self, primary: bool, vnet_hdr_len: int) -> Lane:
         slow = self._slow_primary if primary else self._slow_secondary
         limit = self.config.max_queue_size
-        return Lane(self._framing, vnet_hdr_len, self._active, self._out, limit, slow, self._watch)
+        return Lane(self._framing, vnet_hdr_len, self._flows.active, self._out, limit, slow, self._watch)
 
     # ------------------------------------------------------------------------------------------------------------ input
 
@@ -150,7 +126,7 @@ class Comparator:
             self._primary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), side.position, now)
             side.position += 1
             self._accepted += len(frame)
-            self._after_input(now)
+            self._after_input()
 
     def secondary(self, frame: bytes, now: Micros) -> None:
         """Take one bare frame of the secondary."""
@@ -167,8 +143,8 @@ class Comparator:
             return
         quick = self._quick and self.mode is Mode.COMPARE and not self._crowded
         walk = self._primary.lane.primary if quick else self._walk_primary
-        self._accepted += self._feed(self._primary, data, walk, now)
-        self._after_input(now)
+        self._accepted += self._primary.feed(data, walk, now)
+        self._after_input()
 
     def secondary_bytes(self, data: bytes, now: Micros) -> None:
         """Take a part of the secondary's framed stream, cut anywhere."""
@@ -176,49 +152,7 @@ class Comparator:
             self._put_aside(False, data, now)
         else:
             quick = self._quick and self.mode is Mode.COMPARE
-            self._feed(self._secondary, data, self._secondary.lane.secondary if quick else self._walk_secondary, now)
-
-    def _feed(self, side: _Side, data: bytes, walk: Slow, now: Micros) -> int:
-        """Have ``walk`` deal with all whole frames, the one that began earlier too; returns how many bytes they are."""
-        if side.error:
-            return 0
-        before = side.position
-        at = 0
-        if side.rest:
-            at = self._complete_untrusted(side, data)
-            if at < 0:
-                return 0
-            frame = bytes(side.rest)
-            side.rest.clear()
-            walk(frame, 0, side.position, now)
-            side.position += len(frame)
-        end = walk(data, at, side.position - at, now)
-        side.position += end - at
-        if end < len(data) and not side.error:
-            side.rest += memoryview(data)[end:]
-        return side.position - before
-
-    def _complete_untrusted(self, side: _Side, data: bytes) -> int:
-        """Add what is missing to ``rest``; returns how much of ``data`` that took, -1 if it is not enough."""
-        rest, prefix = side.rest, self._framing.prefix
-        taken = 0
-        if len(rest) < prefix:
-            taken = prefix - len(rest)
-            rest += data[:taken]
-            if len(rest) < prefix:
-                return -1
-        length, _ = self._framing.lengths_untrusted(rest, 0)
-        if length < 0:
-            self._break(side, length)
-            return -1
-        missing = prefix + length - len(rest)
-        rest += data[taken : taken + missing]
-        return taken + missing if len(rest) == prefix + length else -1
-
-    def _break(self, side: _Side, why: int) -> None:
-        side.error = "compare.bad_vnet_hdr_len" if why == BAD_VNET_HDR_LEN else "compare.too_long"
-        side.rest.clear()
-        self.counters.bump(side.error)
+            self._secondary.feed(data, self._secondary.lane.secondary if quick else self._walk_secondary, now)
 
     @property
     def primary_error(self) -> str:
@@ -232,13 +166,11 @@ class Comparator:
 
     def reset_primary(self) -> None:
         """The primary's stream starts anew: forget the frame that was not whole."""
-        self._primary.rest.clear()
-        self._primary.error = ""
+        self._primary.reset()
 
     def reset_secondary(self) -> None:
         """The secondary's stream starts anew."""
-        self._secondary.rest.clear()
-        self._secondary.error = ""
+        self._secondary.reset()
 
     # ----------------------------------------------------------------------------------------- frames, the readable way
 
@@ -278,20 +210,12 @@ class Comparator:
                 self.counters.bump("compare.empty")
         return high
 
-    def _whole_untrusted(self, side: _Side, data: bytes, at: int) -> tuple[int, int]:
+    def _whole_untrusted(self, side: FramedInput, data: bytes, at: int) -> tuple[int, int]:
         """Where the frame at ``at`` ends, -1 unless all of it is there; and its virtio_net_hdr's length."""
-        start = at + self._framing.prefix
-        if start > len(data):
-            return -1, 0
-        length, vnet_hdr_len = self._framing.lengths_untrusted(data, at)
-        if length < 0:
-            self._break(side, length)
-            return -1, 0
-        if start + length > len(data):
-            return -1, 0
-        if self._framing.vnet and vnet_hdr_len != side.lane.vnet_hdr_len and vnet_hdr_len <= MAX_VNET_HDR_LEN:
+        high, vnet_hdr_len = side.whole_untrusted(data, at)
+        if high >= 0 and vnet_hdr_len != side.lane.vnet_hdr_len and vnet_hdr_len <= MAX_VNET_HDR_LEN:
             side.lane = self._lane(side is self._primary, vnet_hdr_len)
-        return start + length, vnet_hdr_len
+        return high, vnet_hdr_len
 
     def _primary_frame(
         self, frame: bytes, vnet_hdr_len: int, data: bytes, low: int, high: int, position: int, now: Micros
@@ -310,7 +234,7 @@ class Comparator:
         packet = self._parse_untrusted(frame, vnet_hdr_len)
         if packet is None:
             pieces = ((position, data, low, high),)
-            flow = self._flow(_OPAQUE, DatagramFlow)
+            flow = self._flow_of(_OPAQUE, DatagramFlow)
             if isinstance(flow, DatagramFlow):
                 flow.primary(frame[vnet_hdr_len + 12 :], pieces, now, position + low)
                 self._look_after(flow, now)
@@ -343,7 +267,7 @@ class Comparator:
         now: Micros,
         more: Pieces | None,
     ) -> None:
-        flow = self._flow(directed_key(packet), TcpFlow if packet.proto == PROTO_TCP else DatagramFlow)
+        flow = self._flow_of(directed_key(packet), TcpFlow if packet.proto == PROTO_TCP else DatagramFlow)
         if isinstance(flow, TcpFlow):
             flow.primary(packet, data, shift, low, high, now, position, more)
         elif isinstance(flow, DatagramFlow):
@@ -358,7 +282,7 @@ class Comparator:
     def _primary_fragment(self, packet: Packet, data: bytes, low: int, high: int, position: int, now: Micros) -> None:
         """Hold a fragment until its datagram is whole, and then hold that."""
         key = b"fragments" + packet.src + packet.dst + packet.ident.to_bytes(4, "big") + bytes((packet.proto,))
-        flow = self._flow(key, Uncovered)
+        flow = self._flow_of(key, Uncovered)
         whole = self._primary.inspector.add_untrusted(packet, now)
         pending = flow if isinstance(flow, Uncovered) else self._buffer
         pending.add(data, low, high, now, position)
@@ -367,7 +291,7 @@ class Comparator:
             return
         pieces = pending.pieces()
         pending.held.clear()
-        self._active.pop(key, None)
+        self._flows.remove(key)
         self._primary_packet(whole, whole.frame, 0, 0, 0, position + low, now, pieces)
 
     def _secondary_frame(self, frame: bytes, vnet_hdr_len: int, data: bytes, low: int, high: int, now: Micros) -> None:
@@ -376,7 +300,7 @@ class Comparator:
             return
         packet = self._parse_untrusted(frame, vnet_hdr_len)
         if packet is None:
-            flow = self._flow(_OPAQUE, DatagramFlow)
+            flow = self._flow_of(_OPAQUE, DatagramFlow)
             if isinstance(flow, DatagramFlow):
                 flow.secondary(frame[vnet_hdr_len + 12 :], frame, now)
             return
@@ -388,7 +312,7 @@ class Comparator:
             if whole is None:
                 return
             packet, data, shift, low, high = whole, whole.frame, 0, 0, len(whole.frame)
-        flow = self._flow(directed_key(packet), TcpFlow if packet.proto == PROTO_TCP else DatagramFlow)
+        flow = self._flow_of(directed_key(packet), TcpFlow if packet.proto == PROTO_TCP else DatagramFlow)
         if isinstance(flow, TcpFlow):
             flow.secondary(packet, data, shift, low, high, now)
         elif isinstance(flow, DatagramFlow):
@@ -402,49 +326,17 @@ class Comparator:
     def _pass(self, data: bytes, low: int, high: int, now: Micros, position: int) -> None:
         self._out.emit((0, 0, data, 0, 0, 0, 0, low, high, now, position, None))
 
-    # -------------------------------------------------------------------------------------------------------- the table
-
-    def _flow(self, key: bytes, kind: type[Flow]) -> Flow | None:
-        """The flow with ``key``; None when there is none and no room for it."""
-        flow = self._active.get(key)
-        if flow is not None:
-            return flow
-        flow = self._dormant.pop(key, None)
-        if flow is not None:
-            flow.resync()
-        else:
-            if len(self._active) + len(self._dormant) >= self.config.max_flows and not self._make_room():
-                self._ask_once(difference.TABLE_FULL)
-                self.counters.bump("compare.table_full")
-                return None
-            flow = Uncovered(key) if kind is Uncovered else kind(key, self._out, self.config.max_queue_size)
-        self._active[key] = flow
-        self._order.append(key)
+    def _flow_of(self, key: bytes, kind: type[Flow]) -> Flow | None:
+        """The flow with ``key``; None, and a request, when there is no room for it."""
+        flow = self._flows.get(key, kind)
+        if flow is None:
+            self._ask_once(difference.TABLE_FULL)
         return flow
-
-    def _make_room(self) -> bool:
-        """Forget a flow without loss: one in step since a checkpoint, or one that has ended. Constant cost."""
-        if self._dormant:
-            self._dormant.popitem(last=False)
-            self.counters.bump("compare.evicted")
-            return True
-        order = self._order
-        for _ in range(min(_EVICTION_TRIES, len(order))):
-            key = order.popleft()
-            flow = self._active.get(key)
-            if flow is None:
-                continue
-            if flow.ended and flow.idle:
-                del self._active[key]
-                self.counters.bump("compare.evicted")
-                return True
-            order.append(key)
-        return False
 
     @property
     def flows(self) -> int:
         """How many flows are known."""
-        return len(self._active) + len(self._dormant)
+        return len(self._flows)
 
     # -------------------------------------------------------------------------------------------------- time and bounds
 
@@ -455,14 +347,9 @@ class Comparator:
     def _watch(self, flow: Flow, now: Micros) -> None:
         """A flow holds something and is not watched yet, or holds too much."""
         if not flow.armed:
-            flow.armed = True
-            self._rewatch(flow, now + self.config.compare_timeout)
+            self._flows.watch(flow, now + self.config.compare_timeout)
         if len(flow.held) > self.config.max_queue_size:
             self._ask_once(difference.QUEUE_FULL, flow)
-
-    def _rewatch(self, flow: Flow, at: Micros) -> None:
-        self._serial += 1
-        heappush(self._watched, (at, self._serial, flow))
 
     def _ask_once(self, reason: str, flow: Flow | None = None) -> None:
         """Ask for a checkpoint, once until there was one."""
@@ -470,7 +357,7 @@ class Comparator:
             self._asked.add(reason)
             self._out.differ(reason, flow.key if flow is not None else b"", 0, b"", b"", 0)
 
-    def _after_input(self, now: Micros) -> None:
+    def _after_input(self) -> None:
         held = self.held_bytes
         most = self.config.max_held_bytes
         if held > most // 2:
@@ -478,22 +365,8 @@ class Comparator:
         self._crowded = held > most
         if self._accepted >= self._forget_at:
             self._forget_at = self._accepted + _FORGET_BYTES
-            self._forget()
-
-    def _forget(self) -> None:
-        """Let go of bytes that were read together with what is still needed."""
-        horizon, self._horizon = self._horizon, self._primary.position
-        young, self._out.young = self._out.young, []
-        for flow in young:
-            history = flow.history
-            while history and history[0][POSITION] < horizon:
-                history.popleft()
-            if history:
-                self._out.young.append(flow)
-            else:
-                flow.history = None
-        for _, _, flow in self._watched:
-            flow.compact()
+            horizon, self._horizon = self._horizon, self._primary.position
+            self._flows.forget(horizon)
 
     def tick(self, now: Micros) -> None:
         """Look, once in a scan cycle, for frames that have waited for too long."""
@@ -502,29 +375,15 @@ class Comparator:
         self._scan_at = now + self.config.scan_cycle
         self._primary.inspector.tick(now)
         self._secondary.inspector.tick(now)
-        timeout = self.config.compare_timeout
-        late: Flow | None = None
-        while self._watched and self._watched[0][0] <= now:
-            flow = heappop(self._watched)[2]
-            if not flow.held:
-                if isinstance(flow, DatagramFlow):
-                    flow.prune(now - timeout)
-                if flow.idle:
-                    flow.armed = False
-                else:
-                    self._rewatch(flow, now + timeout)
-            elif now - flow.held[0][SINCE] >= timeout:
-                late = late or flow
-                self._rewatch(flow, now + self.config.scan_cycle)
-            else:
-                self._rewatch(flow, flow.held[0][SINCE] + timeout)
+        late = self._flows.late(now, self.config.compare_timeout, self.config.scan_cycle)
         if late is not None and self.mode is Mode.COMPARE:
             offset, why = late.waits_for() if isinstance(late, TcpFlow) else (0, b"a datagram")
             self._out.differ(difference.TIMEOUT, late.key, offset, why, b"", 0)
 
     def next_timeout(self) -> Micros | None:
         """When `tick` has something to do."""
-        return max(self._watched[0][0], self._scan_at) if self._watched else None
+        due = self._flows.next_look
+        return None if due is None else max(due, self._scan_at)
 
     # ----------------------------------------------------------------------------------------------------------- output
 
@@ -547,9 +406,7 @@ class Comparator:
     @property
     def held_frames(self) -> int:
         """Frames of the primary that wait. O(flows that hold something)."""
-        return sum(len(flow.held) for _, _, flow in self._watched) + (
-            0 if self._buffer.armed else len(self._buffer.held)
-        )
+        return self._flows.held_frames + (0 if self._buffer.armed else len(self._buffer.held))
 
     @property
     def waited(self) -> Micros:
@@ -577,16 +434,11 @@ class Comparator:
         self._release_all()
         self._asked.clear()
         self._out.differences.clear()
-        self._dormant.update(self._active)
-        self._active.clear()
-        self._order.clear()
-        if self.mode is not self._next_mode:
+        if self.mode is self._next_mode:
+            self._flows.rest()
+        else:
             self.mode = self._next_mode
-            self._dormant.clear()  # nobody has followed the streams meanwhile
-        spare = self.config.max_flows * 3 // 4
-        while len(self._dormant) > spare:
-            self._dormant.popitem(last=False)
-            self.counters.bump("compare.evicted")
+            self._flows.clear()  # nobody has followed the streams meanwhile
         self.counters.bump("compare.commits")
         self._lift(now)
 
@@ -596,20 +448,13 @@ class Comparator:
         self._lift(now)
 
     def _release_all(self) -> None:
-        records: list[Record] = list(self._buffer.held)
-        self._buffer.held.clear()
-        flows: dict[int, Flow] = {id(flow): flow for _, _, flow in self._watched}
-        for flow in flows.values():
-            records += flow.held
-        self._out.emit_all(records)
+        records: list[Record] = []
+        if not self._buffer.armed:
+            records += self._buffer.held
+            self._buffer.held.clear()
+        self._out.emit_all(records + self._flows.held())
+        self._flows.resync()
         self._crowded = False
-        debtors, self._out.debtors = self._out.debtors, []
-        flows.update((id(flow), flow) for flow in debtors)
-        for flow in flows.values():
-            flow.resync()
-            flow.armed = False
-        self._buffer.armed = False
-        self._watched.clear()
 
     def _put_aside(self, primary: bool, data: bytes, now: Micros) -> None:
         if self._aside_bytes + len(data) > self.config.max_held_bytes and not self._framing.framed:
@@ -639,9 +484,7 @@ class Comparator:
         """The secondary is gone: everything held leaves, and everything after it at once."""
         self.mode = self._next_mode = Mode.PASS
         self._release_all()
-        self._active.clear()
-        self._dormant.clear()
-        self._order.clear()
+        self._flows.clear()
         self._lift(now)
 
     def drop_held(self) -> list[bytes]:
@@ -650,16 +493,10 @@ class Comparator:
         Returns:
             What the secondary has sent and the primary has not: frames for the client, in order for each flow.
         """
-        frames = [frame for flow in self._active.values() for frame in flow.secondary_frames()]
+        frames = self._flows.secondary_frames()
         self._dropped += self.held_bytes
-        for _, _, flow in self._watched:
-            flow.held.clear()
-            flow.armed = False
-        self._watched.clear()
+        self._flows.drop()
         self._buffer = Uncovered()
-        self._active.clear()
-        self._dormant.clear()
-        self._order.clear()
         self._out.differences.clear()
         self._aside = [item for item in self._aside if not item[0]]
         return frames

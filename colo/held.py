@@ -36,6 +36,9 @@ Record: TypeAlias = tuple[
 Piece: TypeAlias = tuple[Any, ...]
 """(start, stop, data, payload, ...): a `Record` of the primary, or (..., low, high) of the secondary."""
 
+Pieces: TypeAlias = tuple[tuple[int, bytes, int, int], ...]
+"""A record's ``more``."""
+
 START: Final = 0
 STOP: Final = 1
 DATA: Final = 2

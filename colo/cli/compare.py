@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 
-from pystack.cli import signals
+from colo.address import parse_all
+from pystack import Counters, UsageError
 
 _U32: Final = (1 << 32) - 1
 
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-def _milliseconds(name: str, default: int, text: str) -> Any:
+
+def _milliseconds(name: str, default: int, text: str) -> Callable[[FunctionT], FunctionT]:
     return click.option(name, type=click.IntRange(1, _U32), default=default, show_default=True, metavar="MS", help=text)
 
 
@@ -20,7 +25,7 @@ def _milliseconds(name: str, default: int, text: str) -> Any:
 @click.option("--secondary-in", required=True, metavar="ADDR", help="Where the secondary's frames come from.")
 @click.option("--out", required=True, metavar="ADDR", help="Where released frames go.")
 @click.option("--notify", metavar="ADDR", help="Who makes checkpoints, in QEMU's notify_dev protocol.")
-@click.option("--checkpoint-command", metavar="COMMAND", help="Run COMMAND for a checkpoint; exit code 0: it is made.")
+@click.option("--checkpoint-command", metavar="COMMAND", help="Run COMMAND for a checkpoint: see below.")
 @click.option("--vnet-hdr", is_flag=True, help="Frames have a virtio_net_hdr (QEMU's vnet_hdr_support=on).")
 @_milliseconds("--compare-timeout", 3000, "How long a frame of the primary may wait before a checkpoint is asked for.")
 @_milliseconds("--expired-scan-cycle", 1000, "How often that is looked after.")
@@ -50,23 +55,22 @@ def command(
 
     An address is unix:PATH or tcp:HOST:PORT, with ",server" behind it to listen and wait for the other side.
 
-    Without --notify and --checkpoint-command differences are only printed, and what differs stays held.
+    COMMAND, a line of shell, prints "paused" once both machines stand still, waits for "drained" on its standard
+    input, makes the secondary a copy of the primary, prints "completed", and lets both run. Its end means that they
+    do; without both words, the checkpoint has failed. COLO_REASON says why it was wanted.
+
+    Differences are printed unless --notify tells somebody. Without it and without COMMAND, what differs stays held.
 
     Runs until SIGINT or SIGTERM.
     """
-    import asyncio  # noqa: PLC0415 - for a command line that makes sense
-
-    from colo.aio import CompareServer, serve  # noqa: PLC0415
-    from colo.channel import Address  # noqa: PLC0415
-    from colo.compare import CompareConfig  # noqa: PLC0415
-    from colo.report import Teller  # noqa: PLC0415
-    from pystack import Counters, UsageError  # noqa: PLC0415
-    from pystack.cli.waiting import stopped  # noqa: PLC0415
-
     if notify is not None and checkpoint_command is not None:
         raise UsageError("--notify and --checkpoint-command both make checkpoints: give one of them.")
-    addresses = (Address.parse(primary_in), Address.parse(secondary_in), Address.parse(out))
-    notify_address = None if notify is None else Address.parse(notify)
+    from colo.aio import CompareServer  # noqa: PLC0415 - asyncio is for a command line that makes sense
+    from colo.cli.serving import run, say  # noqa: PLC0415
+    from colo.compare import CompareConfig  # noqa: PLC0415
+    from colo.report import Teller  # noqa: PLC0415
+
+    addresses = parse_all(primary_in=primary_in, secondary_in=secondary_in, out=out, notify=notify)
     config = CompareConfig(
         framed=True,
         vnet_framing=vnet_hdr,
@@ -76,18 +80,9 @@ def command(
         max_queue_size=max_queue_size,
     )
     counters = Counters()
-
-    async def run() -> int:
-        teller = Teller(lambda line: click.echo(f"colo: {line}", err=True), asyncio.get_running_loop().time)
-        server = CompareServer(config, *addresses, notify_address, checkpoint_command, counters, teller.tell)
-        where = ", ".join(str(address) for address in addresses if address.server)
-        click.echo(f"colo: comparing{f', listening at {where}' if where else ''}; Ctrl-C ends it.", err=True)
-        return await serve(server, stopped)
-
-    with signals.held():
-        try:
-            return asyncio.run(run())
-        finally:
-            if stats:
-                for name, value in sorted(counters.snapshot().items()):
-                    click.echo(f"{value:12,d}  {name}", err=True)
+    teller = Teller(say, time.monotonic)
+    return run(
+        lambda: CompareServer(config, addresses, checkpoint_command, counters, teller.tell),
+        "comparing",
+        counters if stats else None,
+    )

@@ -36,6 +36,11 @@ class Interface:
         with _os_errors():
             self._netlink.link("set", index=self._index, state="up")
 
+    def set_mac(self, mac: bytes) -> None:
+        """Give it an Ethernet address, 6 bytes, while it is down."""
+        with _os_errors():
+            self._netlink.link("set", index=self._index, address=mac.hex(":"))
+
     def set_queue(self, frames: int) -> None:
         """Set the length of its transmit queue."""
         with _os_errors():

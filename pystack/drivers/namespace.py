@@ -61,6 +61,7 @@ class GuestNetwork:
             unconfigured.
         queue_frames: length of the queue between the guest's kernel and us. The kernel drops what does not fit, so it
             must hold the windows of several connections in frames.
+        mac: the Ethernet address inside, 6 bytes; None for one that the kernel draws.
     """
 
     name: str = "tap0"
@@ -70,6 +71,7 @@ class GuestNetwork:
     address: IPv4Interface | None = None
     gateway: IPv4Address | None = None
     queue_frames: int = 4096
+    mac: bytes | None = None
 
 
 # ----------------------------------------------------------------------------------------------------- the TAP inside
@@ -91,6 +93,8 @@ def _configure(network: GuestNetwork) -> None:
             loopback.bring_up()
         with Interface(network.name) as tap:
             tap.set_queue(network.queue_frames)
+            if network.mac is not None:
+                tap.set_mac(network.mac)
             if network.address is None or network.gateway is None:
                 return
             tap.silence_ipv6()
