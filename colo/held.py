@@ -54,6 +54,8 @@ MORE: Final = 11
 
 UNCOVERED: Final = 0x100
 """A flag beside TCP's: no byte of the secondary can cover this frame, only a checkpoint can."""
+AGAIN: Final = 0x200
+"""Another one: a retransmission, which stands before all that is new."""
 
 _MAX_DIFFERENCES: Final = 256  # that wait to be asked for; more say nothing new
 
@@ -174,10 +176,10 @@ def _first(item: list[Any]) -> int:
     return position
 
 
-def uncovered(record: Record) -> Record:
-    """``record`` marked as `UNCOVERED`."""
+def with_flag(record: Record, flag: int) -> Record:
+    """``record`` marked as `UNCOVERED` or `AGAIN`."""
     start, stop, data, payload, ack, right, flags, *rest = record
-    return (start, stop, data, payload, ack, right, flags | UNCOVERED, *rest)  # type: ignore[return-value] # the same twelve
+    return (start, stop, data, payload, ack, right, flags | flag, *rest)  # type: ignore[return-value] # the same twelve
 
 
 def own(piece: Piece, low_index: int, high_index: int) -> Piece:

@@ -23,9 +23,10 @@ from colo.compare import Comparator, CompareConfig, Difference, Mode
 from colo.mirror import Mirror
 from colo.policy import PERIODIC, Policy, PolicyConfig
 from pystack import Counters, Micros
+from pystack.flow.key import flow_key
 from pystack.flow.rewriter import Rewriter, RewriterConfig
 from pystack.flow.tracker import Tracker
-from pystack.wire.packet import Packet, parse_untrusted
+from pystack.wire.packet import PROTO_TCP, RST, SYN, Packet, parse_untrusted
 
 _REMEMBERED: Final = 64
 
@@ -84,7 +85,7 @@ class Proxy:
         self.policy = Policy(config.policy, counters)
         self.tracker = Tracker(counters=counters)
         self.rewriter = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
-        self.mirror = Mirror(counters, config.max_waiting)
+        self.mirror = Mirror(counters, config.max_waiting, config.vnet_hdr_len)
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
         self._chosen_mode = Mode.COMPARE
         self._standing = False  # both machines, for a checkpoint: what comes from them is kept aside
@@ -110,9 +111,11 @@ class Proxy:
         packet = self._parse_untrusted(frame)
         if packet is None:
             return
-        self.tracker.observe(packet, now)
+        flow = self.tracker.observe(packet, now)
         if self.role is Role.PRIMARY_ALONE:
             return
+        if flow is not None:
+            self.mirror.note_client(flow.key, packet)
         if not packet.version:
             self.mirror.learn_untrusted(packet)
             self._to_secondary.append(frame)
@@ -152,6 +155,8 @@ class Proxy:
         if packet.version:
             frame = self.rewriter.from_secondary(packet, now)
             self._to_secondary += self.rewriter.take_waiting()
+            if packet.proto == PROTO_TCP and self.role is Role.PAIR and not packet.flags & (SYN | RST):
+                self._repeat_client(packet, frame, now)
         elif self.role is Role.PAIR and (answer := self.mirror.answer_untrusted(packet)) is not None:
             self._to_secondary.append(answer)
         if self.role is Role.PAIR:
@@ -159,6 +164,16 @@ class Proxy:
         else:
             self.tracker.observe(packet, now)
             self._to_client.append(frame)
+
+    def _repeat_client(self, packet: Packet, frame: bytes, now: Micros) -> None:
+        """Give the secondary the client's last word again, if ``frame``, its translated segment, asks for it."""
+        key, _ = flow_key(packet)
+        seq = int.from_bytes(frame[packet.l4 + 4 : packet.l4 + 8], "big")
+        repeated = self.mirror.repeat_for(key, seq, packet.payload_len)
+        if repeated is not None:
+            translated = self.rewriter.to_secondary(repeated, now)
+            if translated is not None:
+                self._to_secondary.append(translated)
 
     def _parse_untrusted(self, frame: bytes) -> Packet | None:
         return parse_untrusted(frame, self._vnet_hdr_len, self.counters) if frame else None
@@ -194,6 +209,7 @@ class Proxy:
         self.rewriter.tick(now)
         for flow in self.tracker.take_ended():
             self.rewriter.forget(flow.key)
+            self.mirror.forget(flow.key)
         if self.role is not Role.PAIR:
             self.comparator.take_requests()
             return
@@ -278,6 +294,11 @@ class Proxy:
         self.rewriter.failover(now)
         self._to_client += survivors
         self._to_primary.clear()
+        for packet in self.mirror.last_words():
+            # A secondary that was not heard may have gone to long pauses between its tries: this wakes it.
+            translated = self.rewriter.to_secondary(packet, now)
+            if translated is not None:
+                self._to_secondary.append(translated)
         self._feed_aside(now)
         self._hear_again(now)
 

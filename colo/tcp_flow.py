@@ -25,6 +25,7 @@ from colo import difference, window
 from colo.early import Early
 from colo.held import (
     ACKNOWLEDGES,
+    AGAIN,
     DATA,
     FLAGS,
     HIGH,
@@ -38,7 +39,7 @@ from colo.held import (
     Piece,
     Record,
     own,
-    uncovered,
+    with_flag,
 )
 from pystack import Micros
 from pystack.seq import unwrap
@@ -183,12 +184,28 @@ class TcpFlow:
             start, stop, data, where, self.p_ack, self.p_right if flags & ACK else 0, flags, low, high, now, position,
             more
         )  # fmt: skip
+        again = not self.diverged and start < stop <= self.p_nxt and not flags & (SYN | FIN | RST)
         if not self.diverged:
             record = self._primary_stream(record)
         elif stop > start and stop > self.p_nxt:
             self.p_nxt = stop
-        self.held.append(record)
+        if again and self.held:
+            self._overtake(record)
+        else:
+            self.held.append(record)
         self._settle()
+
+    def _overtake(self, record: Record) -> None:
+        """Hold a retransmission before everything new.
+
+        Behind it, it could wait for ever: the client has lost what it repeats and acknowledges nothing until it comes,
+        the secondary sends nothing new until the client acknowledges, and what is new waits for the secondary.
+        """
+        held = self.held
+        at = 0
+        while at < len(held) and held[at][FLAGS] & AGAIN:
+            at += 1
+        held.insert(at, with_flag(record, AGAIN))
 
     def _primary_opens(self, packet: Packet) -> None:
         """A SYN that does not belong to what is known: the four-tuple is used anew (RFC 9293 section 3.6.1)."""
@@ -219,7 +236,7 @@ class TcpFlow:
             if (start < self.p_nxt or self._early_p) and self._contradicts(record):
                 self._differ_again(record)
             elif start < self._base or start - self.p_nxt > _FAR:
-                record = uncovered(record)
+                record = with_flag(record, UNCOVERED)
             elif start > self.p_nxt:
                 if self._early_p is None:
                     self._early_p = Early(self.limit)

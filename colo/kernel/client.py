@@ -1,7 +1,7 @@
-"""The client, run in its namespace: `python -m colo.kernel.client HOST PORT CONNECTIONS BYTES`.
+"""The client, run in its namespace: `python -m colo.kernel.client HOST PORT CONNECTIONS BYTES FD`.
 
-Opens all connections at once, downloads BYTES over each, and prints JSON, one object a line: what has arrived twice a
-second, and at the end for each connection whether its checksum was right, what failed, and its longest silence.
+Opens all connections at once, downloads BYTES over each, and writes JSON to FD, one object a line: what has arrived
+twice a second, and at the end for each connection whether its checksum was right, what failed, and its longest silence.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 import time
-from typing import Any, Final, final
+from typing import IO, Any, Final, final
 
 from colo.kernel.server import digest
 
@@ -55,18 +55,17 @@ class _Download:
             writer.close()
 
 
-def _say(**fields: Any) -> None:
-    print(json.dumps(fields), flush=True)
+async def _main(host: str, port: int, connections: int, size: int, tell: IO[str]) -> None:
+    def say(**fields: Any) -> None:
+        print(json.dumps(fields), file=tell, flush=True)
 
-
-async def _main(host: str, port: int, connections: int, size: int) -> None:
     downloads = [_Download(number) for number in range(connections)]
     tasks = [asyncio.create_task(download.run(host, port, size)) for download in downloads]
     while any(not task.done() for task in tasks):
-        await asyncio.wait(tasks, timeout=0.2)
-        _say(received=sum(download.received for download in downloads))
+        await asyncio.wait(tasks, timeout=0.02)
+        say(received=sum(download.received for download in downloads))
     for download in downloads:
-        _say(
+        say(
             connection=download.number,
             received=download.received,
             failure=download.failure,
@@ -75,4 +74,5 @@ async def _main(host: str, port: int, connections: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    with open(int(sys.argv[5]), "w", encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor has no path
+        asyncio.run(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), pipe))

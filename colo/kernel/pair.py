@@ -1,5 +1,4 @@
-"""Two replicas and a client, each in a network namespace of its own with the kernel's TCP, and the proxy between their
-TAPs.
+"""Two replicas and a client, each in a namespace with the kernel's TCP, and the proxy between their TAPs.
 
 Nobody can copy a kernel's TCP, so there are no checkpoints here: what the two say must be the same, and it is.
 """
@@ -116,15 +115,12 @@ class KernelPair:
             server = [sys.executable, "-m", "colo.kernel.server", str(PORT)]
             told, tell = os.pipe()
             lines = self._undo.enter_context(os.fdopen(told, encoding="utf-8"))
-            client_command = [
-                "/bin/sh", "-c", 'exec "$@" >&%d' % tell, "sh", sys.executable, "-m", "colo.kernel.client",
-                str(_GUEST.ip), str(PORT), str(self._connections), str(self._size),
-            ]  # fmt: skip
-            os.set_inheritable(tell, True)
+            primary = self._start(server, _GUEST, _GUEST_MAC)
+            secondary = self._start(server, _GUEST, _GUEST_MAC)
+            os.set_inheritable(tell, True)  # by the client alone: its end is the end of the pipe
             try:
-                primary = self._start(server, _GUEST, _GUEST_MAC)
-                secondary = self._start(server, _GUEST, _GUEST_MAC)
-                client = self._start(client_command, _CLIENT, _CLIENT_MAC)
+                arguments = (str(_GUEST.ip), str(PORT), str(self._connections), str(self._size), str(tell))
+                client = self._start([sys.executable, "-m", "colo.kernel.client", *arguments], _CLIENT, _CLIENT_MAC)
             finally:
                 os.close(tell)
             links = [self._link(guest) for guest in (client, primary, secondary)]

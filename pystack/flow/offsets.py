@@ -11,7 +11,7 @@ socket which the peer's SYN-ACK will reach.
 
 from __future__ import annotations
 
-from typing import Final, final
+from typing import Final, Protocol, final
 
 from pystack.clock import Micros
 from pystack.seq import MASK
@@ -25,38 +25,51 @@ GUEST_FIN: Final = 2
 BOTH_FINS: Final = CLIENT_FIN | GUEST_FIN
 
 
+class Owner(Protocol):
+    """The table that a flow is in."""
+
+    def expired(self, flow: Offsets) -> None:
+        """Remove ``flow``."""
+
+
 @final
 class Offsets:
     """One flow. Initial numbers, timestamps and ``peer_iss`` are `UNKNOWN` (-1) until seen.
 
     Attributes:
-        key: in the table (`pystack.flow.key.flow_key`). output_key, input_key: the directed ones.
+        key: in the table: `pystack.flow.key.flow_key` and a byte for which end is the guest. output_key, input_key: the
+            directed ones.
         peer_iss: the client's ISS; UNKNOWN for a connection that the guest opened. p_iss, s_iss: the machines'.
         p_ts, s_ts: TSval of the machines' SYN or SYN-ACK.
         seq_offset, ts_offset: what is added toward the secondary, modulo 2**32. 0 while not known.
-        known: nothing is to be learnt any more. settled: the short way is open: known, established, of the present epoch.
+        known: nothing is to be learnt any more. settled: the short way is open.
         frozen: a checkpoint made the offsets zero. void_iss: the secondary's ISS before it, which means nothing now.
         high_ts: the highest TSval that the client may have seen of the primary; UNKNOWN when it does not matter.
         next_peer_iss, next_s_iss, next_s_ts: of a SYN on the same ports with another ISS, until a machine accepts it.
         opened: the client has acknowledged a SYN. fins: whose FIN was seen. reset_at: when the last RST was; UNKNOWN if
             there was none, or it was not believed.
-        deadline, armed_at: see `pystack.timers`.
+        epoch: of the table when it was last looked at. owner: that table. deadline, armed_at: see `pystack.timers`.
     """
 
     __slots__ = (
         "armed_at", "deadline", "epoch", "fins", "frozen", "high_ts", "input_key", "key", "known", "next_peer_iss",
-        "next_s_iss", "next_s_ts", "opened", "output_key", "p_iss", "p_ts", "peer_iss", "reset_at", "s_iss", "s_ts",
-        "seq_offset", "settled", "ts_offset", "void_iss",
+        "next_s_iss", "next_s_ts", "opened", "output_key", "owner", "p_iss", "p_ts", "peer_iss", "reset_at", "s_iss",
+        "s_ts", "seq_offset", "settled", "ts_offset", "void_iss",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, output_key: bytes, input_key: bytes, epoch: int) -> None:
+    def __init__(self, key: bytes, output_key: bytes, input_key: bytes, epoch: int, owner: Owner) -> None:
         self.key = key
         self.output_key = output_key
         self.input_key = input_key
         self.epoch = epoch
+        self.owner = owner
         self.deadline: Micros = NEVER
         self.armed_at: Micros = NEVER
         self.begin(UNKNOWN)
+
+    def on_timer(self, now: Micros) -> None:  # noqa: ARG002 - of `pystack.timers.TimerOwner`
+        """It was silent for too long."""
+        self.owner.expired(self)
 
     def begin(self, peer_iss: int) -> None:
         """Be a new incarnation of which nothing is known but who opens it."""

@@ -12,7 +12,6 @@ primary's number from what the client acknowledges first.
 
 from __future__ import annotations
 
-import struct
 from typing import Final, final
 
 from pystack.clock import SECOND, Micros
@@ -29,8 +28,6 @@ __all__ = ["Rewriter", "RewriterConfig"]
 _RARE: Final = SYN | FIN | RST
 _OPENING: Final = SYN | ACK | RST
 _ICMP: Final = (PROTO_ICMP, PROTO_ICMPV6)
-_STAMPS: Final = struct.Struct("!II")
-_STAMPS_ALONE: Final = 0x0101_080A
 _REVIVED_AFTER: Final = SECOND
 """What the guest still sends this long after a reset shows that the reset was not believed."""
 
@@ -66,7 +63,7 @@ class Rewriter:
         """Bytes of frames that wait for an offset."""
         return self._table.waiting_bytes
 
-    # ------------------------------------------------------------------------------------------------------------ frames
+    # ---------------------------------------------------------------------------------------------------------- frames
 
     def observe_primary(self, packet: Packet, now: Micros) -> None:
         """Learn from what the primary sends, whether or not it is ever released: its ISS, and how far its clock is.
@@ -74,6 +71,7 @@ class Rewriter:
         The clock is noted here, and not from what the client echoes, because the client may have seen a timestamp whose
         echo never came. What was sent bounds what was seen.
         """
+        self._observing = True
         if packet.proto != PROTO_TCP:
             return
         key = packet.key
@@ -83,12 +81,6 @@ class Rewriter:
         if packet.flags & SYN:
             self._observe_syn(packet, key, flow, now)
         elif flow is not None and flow.high_ts >= 0:
-            frame, at = packet.frame, packet.l4 + 20
-            if packet.payload == at + 12:
-                kinds, tsval = _STAMPS.unpack_from(frame, at)
-                if kinds == _STAMPS_ALONE:
-                    flow.saw_primary_clock(tsval)
-                    return
             stamps = translate.timestamps_untrusted(packet)
             if stamps is not None:
                 flow.saw_primary_clock(stamps[0])
@@ -135,7 +127,7 @@ class Rewriter:
         """
         return self._table.take_ready()
 
-    # ------------------------------------------------------------------------------------------------------------ events
+    # ---------------------------------------------------------------------------------------------------------- events
 
     def checkpoint(self) -> None:
         """The secondary is a copy of the primary now: all offsets are zero, also of connections that are still opening.
@@ -171,10 +163,11 @@ class Rewriter:
         """When `tick` has something to do."""
         return self._table.next_timeout()
 
-    # --------------------------------------------------------------------------------------- what the machines' SYNs say
+    # ------------------------------------------------------------------------------------- what the machines' SYNs say
 
     def _observe_syn(self, packet: Packet, key: bytes, flow: Offsets | None, now: Micros) -> None:
-        self._observing = True
+        if self._failed_over:
+            return  # a straggler
         flow = self._flow_of_guest(packet, key, flow, now)
         if flow is None:
             return
@@ -184,7 +177,7 @@ class Rewriter:
             self._begin(flow, peer_iss)
         tsval = _tsval(packet)
         if flow.note_primary(packet.seq, tsval):
-            self._learnt(flow)
+            self._learnt(flow, now)
         elif flow.high_ts >= 0 and tsval >= 0:
             flow.saw_primary_clock(tsval)
         self._refresh(flow, now)
@@ -196,8 +189,8 @@ class Rewriter:
             return None
         if flow is None:
             flow = self._table.create(packet, key, now, from_guest=True)
-            if flow is not None and packet.flags & ACK:
-                self._start(flow, (packet.ack - 1) & MASK)
+            if flow is not None:
+                self._start(flow, (packet.ack - 1) & MASK if packet.flags & ACK else UNKNOWN)
             return flow
         self._table.catch_up(flow)
         return flow
@@ -217,7 +210,7 @@ class Rewriter:
         self._table.drop_waiting(flow)
         self._start(flow, peer_iss)
 
-    def _note_secondary(self, packet: Packet, flow: Offsets) -> bool:
+    def _note_secondary(self, packet: Packet, flow: Offsets, now: Micros) -> bool:
         """A SYN or SYN-ACK of the secondary; False when it is none of the flow's present incarnation."""
         peer_iss = (packet.ack - 1) & MASK if packet.flags & ACK else UNKNOWN
         if not flow.includes(packet.seq, flow.s_iss, peer_iss):
@@ -231,30 +224,24 @@ class Rewriter:
                 return False
             self._begin(flow, peer_iss)
         if flow.note_secondary(packet.seq, _tsval(packet)):
-            self._learnt(flow)
+            self._learnt(flow, now)
         elif packet.seq != flow.s_iss:
             self.counters.bump("rewriter.stale_syn")
         return True
 
-    def _learnt(self, flow: Offsets) -> None:
+    def _learnt(self, flow: Offsets, now: Micros) -> None:
         self.counters.bump("rewriter.learnt")
         for packet in self._table.take_waiting(flow):
-            flow.opened = True
+            self._note_client(packet.flags, flow, now)
             self._table.ready.append(self._translated_to_secondary(packet, flow))
 
     def _refresh(self, flow: Offsets, now: Micros) -> None:
         """After anything rare: whether the short way is open, and how long the flow may be silent."""
-        over = flow.is_over
-        flow.settled = flow.known and flow.opened and not over and not (self._failed_over and flow.high_ts >= 0)
-        config = self.config
-        lifetime = config.half_open_timeout
-        if over:
-            lifetime = config.closing_timeout
-        elif flow.opened:
-            lifetime = config.idle_timeout
-        self._table.keep_until(flow, now + lifetime)
+        lift = self._failed_over and flow.high_ts >= 0
+        flow.settled = flow.known and flow.opened and not flow.is_over and not lift
+        self._table.keep(flow, now)
 
-    # ----------------------------------------------------------------------------------------- the secondary's segments
+    # ---------------------------------------------------------------------------------------- the secondary's segments
 
     def _from_secondary_rarely(self, packet: Packet, key: bytes, flow: Offsets | None, now: Micros) -> bytes:
         """SYN, FIN, RST, and anything of a flow that is not simply open."""
@@ -264,7 +251,7 @@ class Rewriter:
             return frame if whole is None else self.from_secondary(whole, now)
         if flags & SYN and not flags & RST:
             flow = self._flow_of_guest(packet, key, flow, now)
-            if flow is None or not self._note_secondary(packet, flow):
+            if flow is None or not self._note_secondary(packet, flow, now):
                 return frame
         elif flow is None:
             return frame
@@ -298,7 +285,7 @@ class Rewriter:
         self.counters.bump("rewriter.icmp")
         return translate.quote(packet, at + 8, -flow.seq_offset)
 
-    # ---------------------------------------------------------------------------------------------- the client's segments
+    # ------------------------------------------------------------------------------------------- the client's segments
 
     def _to_secondary_rarely(self, packet: Packet, key: bytes, flow: Offsets | None, now: Micros) -> bytes | None:
         """SYN, FIN, RST, and anything of a flow that is not simply open."""
@@ -315,19 +302,24 @@ class Rewriter:
             self._client_repeats(packet.seq, flow)
             self._refresh(flow, now)
             return frame
+        if flags & ACK and not flow.known and self._must_wait(packet, flow, now):
+            self._refresh(flow, now)
+            self._table.hold(packet, flow)
+            return None
+        self._note_client(flags, flow, now)
+        self._refresh(flow, now)
+        return self._translated_to_secondary(packet, flow) if flow.seq_offset or flow.ts_offset else frame
+
+    def _note_client(self, flags: int, flow: Offsets, now: Micros) -> None:
+        """The secondary gets a segment of the client with these flags."""
         if flags & RST:
             flow.reset_at = now
             self._table.drop_waiting(flow)
-        elif flags & FIN:
+            return
+        if flags & FIN:
             flow.fins |= CLIENT_FIN
-        kept = flags & ACK and not flow.known and self._must_wait(packet, flow)
-        if flags & ACK and not flags & RST and flow.known:
+        if flags & ACK and flow.known:
             flow.opened = True
-        self._refresh(flow, now)
-        if kept:
-            self._table.hold(packet, flow)
-            return None
-        return self._translated_to_secondary(packet, flow) if flow.seq_offset or flow.ts_offset else frame
 
     def _client_opens(self, packet: Packet, key: bytes, now: Micros) -> None:
         if packet.eth != self.config.vnet_hdr_len:
@@ -351,7 +343,7 @@ class Rewriter:
             flow.next_peer_iss = seq
             flow.next_s_iss = flow.next_s_ts = UNKNOWN
 
-    def _must_wait(self, packet: Packet, flow: Offsets) -> bool:
+    def _must_wait(self, packet: Packet, flow: Offsets, now: Micros) -> bool:
         """Whether a segment with an ACK waits for the offset, which it may itself complete."""
         by_guest = flow.peer_iss < 0
         if packet.flags & RST and not by_guest:
@@ -372,7 +364,7 @@ class Rewriter:
             return False
         stamps = translate.timestamps_untrusted(packet)
         if flow.note_acknowledged((packet.ack - 1) & MASK, 0 if stamps is None else stamps[1]):
-            self._learnt(flow)
+            self._learnt(flow, now)
         return not flow.known
 
     def _translated_to_secondary(self, packet: Packet, flow: Offsets) -> bytes:

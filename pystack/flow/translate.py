@@ -35,6 +35,7 @@ _LARGE: Final = 4096
 # A header without options, and with the ones that nearly every segment has: NOP, NOP, timestamps.
 _PLAIN: Final = struct.Struct("!4sIIIHH")
 _STAMPED: Final = struct.Struct("!4sIIIHHIII")
+_STAMPS: Final = struct.Struct("!III")
 _STAMPS_ALONE: Final = 0x0101_080A
 _U16: Final = struct.Struct("!H")
 _U32: Final = struct.Struct("!I")
@@ -50,8 +51,9 @@ def from_secondary(packet: Packet, seq_offset: int, ts_offset: int, counters: Co
     """A segment of the secondary in the primary's numbers.
 
     Args:
-        seq_offset, ts_offset: the secondary's number minus the primary's, modulo 2**32, of the stream and of the clock.
-        counters: ``rewriter.bad_option`` is bumped when the options cannot be read to their end; the fixed part, and the
+        seq_offset, ts_offset: the secondary's number minus the primary's, modulo 2**32: the stream's and the clock's.
+        counters: ``rewriter.bad_option`` is bumped when the options cannot be read to their end; the fixed part, and
+        the
             options before that place, are translated.
 
     Returns:
@@ -161,7 +163,7 @@ def _add(head: bytearray, at: int, number: int, *, odd: int = 0) -> int:
 
     At an odd offset each byte stands in the other half of its 16-bit word, which is a factor of 2**8 modulo 65,535.
     """
-    (old,) = _U32.unpack_from(head, at)
+    old: int = _U32.unpack_from(head, at)[0]
     new = (old + number) & MASK
     _U32.pack_into(head, at, new)
     return (old - new) << 8 if odd else old - new
@@ -176,6 +178,10 @@ def _fix(head: bytearray, at: int, change: int) -> None:
 def timestamps_untrusted(packet: Packet) -> tuple[int, int] | None:
     """(TSval, TSecr) of a segment, None when it has none; the first option of that kind counts."""
     frame, at, end = packet.frame, packet.l4 + 20, packet.payload
+    if end == at + 12:
+        kinds, tsval, tsecr = _STAMPS.unpack_from(frame, at)
+        if kinds == _STAMPS_ALONE:
+            return tsval, tsecr
     while at + 10 <= end:
         kind = frame[at]
         if kind == OPT_NOP:

@@ -122,6 +122,17 @@ def test_a_retransmission_leaves_at_once_and_must_be_the_same(bench: Bench) -> N
     assert bench.reasons == ["retransmission"]
 
 
+def test_a_retransmission_overtakes_what_waits_for_the_secondary(bench: Bench) -> None:
+    """Else a client that has lost it, a secondary that waits for the client and what is new wait for each other."""
+    bench.open()
+    bench.both(bench.primary.data(0, HELLO), bench.secondary.data(0, HELLO))
+    assert bench.p(bench.primary.data(24, b"new")) == 0
+    again = bench.primary.data(0, HELLO)
+    assert bench.p(again) == 1
+    assert bench.out[-1] == again
+    assert bench.s(bench.secondary.data(24, b"new")) == 1
+
+
 def test_a_retransmission_with_new_bytes_behind_waits_for_those(bench: Bench) -> None:
     bench.open()
     bench.both(bench.primary.data(0, b"12345"), bench.secondary.data(0, b"12345"))

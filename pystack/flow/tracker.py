@@ -1,0 +1,243 @@
+"""The tracker: a passive observer of both directions of every flow.
+
+Read before editing: RFC 9293 sections 3.3.2 (the states, here as an observer between both ends sees them), 3.6.1 (a
+four-tuple used anew) and 3.10.7; RFC 5961 section 3 (a reset must be in place); RFC 5382 and RFC 4787 (timeouts).
+
+A packet costs the same whatever its size: one look-up, and for TCP the numbers of its header. Nothing is answered,
+delayed or changed. What it knows of TCP is in `pystack.flow.tcp_track`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, final
+
+from pystack.clock import SECOND, Micros
+from pystack.counters import Counters
+from pystack.flow.fragments import FragmentInspector
+from pystack.flow.key import flow_key
+from pystack.flow.table import DEFAULT_CAPACITY, AtBound, FlowTable
+from pystack.flow.tcp_track import State, TcpTrack
+from pystack.timers import NEVER
+from pystack.wire.packet import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet
+
+__all__ = ["State", "Timeouts", "TrackedFlow", "Tracker"]
+
+_MAX_ENDED: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a flow may be silent before it is forgotten, by state; microseconds.
+
+    Attributes:
+        half_open: TCP before both ends have agreed (RFC 5382 REQ-5 asks for no less than 4 minutes for what a
+        translator
+            must keep; an observer loses nothing by less: 75 s is the life of a SYN's retransmissions).
+        established: 2 hours and 4 minutes (RFC 5382 REQ-5).
+        closing: one end has closed: as established connections that only one side uses, 1 hour.
+        time_wait: both have: twice the maximum segment lifetime (RFC 9293 section 3.4.2: 2 minutes each).
+        closed: reset: until late segments are over.
+        udp: 5 minutes (RFC 4787 REQ-5). icmp: 60 s (RFC 5508 REQ-1). other: 10 minutes.
+    """
+
+    half_open: Micros = 75 * SECOND
+    established: Micros = 7_440 * SECOND
+    closing: Micros = 3_600 * SECOND
+    time_wait: Micros = 240 * SECOND
+    closed: Micros = 10 * SECOND
+    udp: Micros = 300 * SECOND
+    icmp: Micros = 60 * SECOND
+    other: Micros = 600 * SECOND
+
+
+@final
+class TrackedFlow:
+    """One flow.
+
+    Attributes:
+        key: `pystack.flow.key.flow_key`. proto: IP protocol. version: 4 or 6.
+        opener: the direction (0 or 1, see `flow_key`) of its first packet. packets: of each direction.
+        tcp: what is known of a TCP connection, None for other protocols.
+        since, seen: when it began, and when its last packet came; microseconds.
+    """
+
+    __slots__ = (
+        "_tracker", "armed_at", "deadline", "key", "lifetime", "opener", "packets", "proto", "seen", "since", "tcp",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, tracker: Tracker, key: bytes, packet: Packet, direction: int, now: Micros) -> None:
+        self._tracker = tracker
+        self.key = key
+        self.proto = packet.proto
+        self.version = packet.version
+        self.opener = direction
+        self.packets = [0, 0]
+        self.tcp = TcpTrack(direction) if packet.proto == PROTO_TCP else None
+        self.since = self.seen = now
+        self.lifetime: Micros = 0
+        self.deadline: Micros = NEVER
+        self.armed_at: Micros = NEVER
+
+    @property
+    def state(self) -> State:
+        """Of TCP; ESTABLISHED for anything else once both ends have been heard, NEW before."""
+        if self.tcp is not None:
+            return self.tcp.state
+        return State.ESTABLISHED if self.packets[0] and self.packets[1] else State.NEW
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.state not in (State.TIME_WAIT, State.CLOSED)
+
+    def on_timer(self, now: Micros) -> None:
+        """It has been silent for as long as its state allows."""
+        self._tracker.expire(self, now)
+
+
+@final
+class Tracker:
+    """All flows, bounded.
+
+    Args:
+        capacity: how many flows. at_bound: what becomes of one more. timeouts: by state.
+
+    Attributes:
+        counters: ``flow.*``: ``new``, ``ended``, ``expired``, ``evicted``, ``table_full``, ``not_tracked`` (packets),
+        and
+            ``flow.tcp_*``.
+        live: flows that have not ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int = DEFAULT_CAPACITY,
+        at_bound: AtBound = AtBound.EVICT_UNFINISHED,
+        timeouts: Timeouts | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self.counters = Counters() if counters is None else counters
+        self.timeouts = Timeouts() if timeouts is None else timeouts
+        self._table: FlowTable[TrackedFlow] = FlowTable(capacity, at_bound, self.counters)
+        self._inspectors = FragmentInspector(self.counters)
+        self._ended: deque[TrackedFlow] = deque(maxlen=_MAX_ENDED)
+        self.live = 0
+        self._lifetimes: dict[State, Micros] = {
+            State.NEW: self.timeouts.half_open,
+            State.SYN_SENT: self.timeouts.half_open,
+            State.SYN_RECEIVED: self.timeouts.half_open,
+            State.ESTABLISHED: self.timeouts.established,
+            State.CLOSING: self.timeouts.closing,
+            State.TIME_WAIT: self.timeouts.time_wait,
+            State.CLOSED: self.timeouts.closed,
+        }
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def capacity(self) -> int:
+        """How many flows there may be."""
+        return self._table.capacity
+
+    def get(self, packet: Packet) -> TrackedFlow | None:
+        """The flow of ``packet``, if it is known."""
+        return self._table.flows.get(flow_key(packet)[0])
+
+    def observe(self, packet: Packet, now: Micros) -> TrackedFlow | None:
+        """Note a packet of either direction; returns its flow, None when it has none or there is no room for it.
+
+        A fragment is put together with the others of its datagram first, and the flow is told of the whole.
+        """
+        if packet.is_fragment:
+            whole = self._inspectors.add_untrusted(packet, now)
+            return None if whole is None else self.observe(whole, now)
+        key, direction = flow_key(packet)
+        if not key:
+            return None
+        flow = self._table.flows.get(key)
+        if flow is None:
+            flow = self._add(key, packet, direction, now)
+            if flow is None:
+                return None
+        flow.packets[direction] += 1
+        flow.seen = now
+        if flow.tcp is None:
+            flow.deadline = now + flow.lifetime
+            return flow
+        before = flow.tcp.state
+        after = flow.tcp.observe(packet, direction, self.counters)
+        if after is before:
+            flow.deadline = now + flow.lifetime
+        else:
+            self._on_state(flow, before, after, now)
+        return flow
+
+    def _add(self, key: bytes, packet: Packet, direction: int, now: Micros) -> TrackedFlow | None:
+        flow = TrackedFlow(self, key, packet, direction, now)
+        timeouts = self.timeouts
+        if flow.tcp is not None:
+            flow.lifetime = timeouts.half_open
+        elif packet.proto == PROTO_UDP:
+            flow.lifetime = timeouts.udp
+        else:
+            flow.lifetime = timeouts.icmp if packet.proto in (PROTO_ICMP, PROTO_ICMPV6) else timeouts.other
+        flow.deadline = now + flow.lifetime
+        evicted = self._table.add(flow)
+        if evicted is None:
+            self.counters.bump("flow.not_tracked")
+            return None
+        self.counters.bump("flow.new")
+        self.live += 1
+        for victim in evicted:
+            self._end(victim)
+        if flow.tcp is not None:
+            self._table.mark(flow, unfinished=True)
+        return flow
+
+    def _on_state(self, flow: TrackedFlow, before: State, after: State, now: Micros) -> None:
+        """Another state has another lifetime, and counts otherwise at the bound."""
+        flow.lifetime = self._lifetimes[after]
+        flow.deadline = now + flow.lifetime
+        self._table.timers.arm(flow)
+        over = (State.TIME_WAIT, State.CLOSED)
+        if after in over and before not in over:
+            self.live -= 1
+            self.counters.bump("flow.ended")
+        elif before in over and after not in over:
+            self.live += 1
+            self.counters.bump("flow.reused")
+        self._table.mark(flow, unfinished=after not in (State.ESTABLISHED, State.CLOSING))
+
+    def expire(self, flow: TrackedFlow, now: Micros) -> None:
+        """Called by ``flow`` when its deadline has come."""
+        if flow.deadline <= now:
+            self.counters.bump("flow.expired")
+            self._table.remove(flow)
+            self._end(flow)
+
+    def _end(self, flow: TrackedFlow) -> None:
+        if flow.is_live:
+            self.live -= 1
+        self._ended.append(flow)
+
+    def take_ended(self) -> list[TrackedFlow]:
+        """Flows that were forgotten since the last call: what others know of them can go too. Bounded."""
+        if not self._ended:
+            return []
+        ended = list(self._ended)
+        self._ended.clear()
+        return ended
+
+    def tick(self, now: Micros) -> None:
+        """Forget what has been silent for too long."""
+        self._table.tick(now)
+        self._inspectors.tick(now)
+
+    def next_timeout(self) -> Micros | None:
+        """When `tick` has something to do."""
+        return self._table.next_timeout()
