@@ -36,8 +36,8 @@ class CompareServer:
     """A comparator between sockets: the primary's and the secondary's frames come in, what both agree on goes out.
 
     Args:
-        addresses: where ``primary_in``, ``secondary_in`` and ``out`` are, and ``notify``, who makes checkpoints
-            as QEMU's notify_dev does, if there is one.
+        addresses: where ``primary_in``, ``secondary_in`` and ``out`` are, and ``notify``, if there is one: who makes
+            checkpoints, in QEMU's notify_dev protocol.
         command: run by the shell for a checkpoint in place of it.
         tell: called with every difference when nobody is notified.
 
@@ -133,14 +133,14 @@ class CompareServer:
     # ------------------------------------------------------------------------------------------------------- turns
 
     def _after(self, now: Micros) -> None:
-        """After everything that was there was read: send what may leave, and see to the checkpoints."""
+        """After everything that was there was read: see to the checkpoints, and send what may leave with one call."""
         comparator = self.comparator
-        released = comparator.take_released()
-        if released:
-            self._out.send(released)
         differences = comparator.take_requests()
         if differences or self._told or self._runner is not None or now >= self._look_at:
             self._see_to_checkpoints(differences, now)
+        released = comparator.take_released()
+        if released:
+            self._out.send(released)
         at = comparator.next_timeout()
         if at is not None and at < self._timer_at:
             self._arm(at, now)
@@ -154,7 +154,6 @@ class CompareServer:
         self._told = False
         for step in self.checkpoints.advance(now):
             self._step(step, now)
-        self._out.send(self.comparator.take_released())
         if self._runner is not None:
             self._runner.serve()
         if self._notify is not None:

@@ -30,6 +30,7 @@ RETRY_SECONDS: Final = 1.0
 _IOV_MAX: Final = os.sysconf("SC_IOV_MAX")
 _TURN: Final[Micros] = 4_000  # other callbacks of the loop wait no longer than about that
 _ROUNDS: Final = 64
+_DRAIN_READS: Final = 256  # 64 MiB: many times what sockets hold
 _FLUSH_BYTES: Final = 1 << 20
 _GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNABORTED, errno.EHOSTUNREACH})
 _FORCED: Final = ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF))  # SO_RCVBUFFORCE, SO_SNDBUFFORCE: socket(7)
@@ -50,6 +51,7 @@ class Hub:
         self._after = after
         self._epoll = select.epoll()
         self._ready: dict[int, Callable[[int], None]] = {}
+        self._timers: dict[Callable[[Micros], None], asyncio.TimerHandle] = {}
         self.loop = asyncio.get_running_loop()
         self.loop.add_reader(self._epoll.fileno(), self._turn)
         self.failed: asyncio.Future[None] = self.loop.create_future()
@@ -80,6 +82,15 @@ class Hub:
         except Exception as error:  # noqa: BLE001 - whatever it is
             self.fail(error)
 
+    def every(self, period: Micros, call: Callable[[Micros], None]) -> None:
+        """Call ``call(now)`` again and again, until `close`."""
+
+        def due() -> None:
+            self._timers[call] = self.loop.call_later(period / 1e6, self.guarded, due)
+            call(monotonic())
+
+        self._timers[call] = self.loop.call_later(period / 1e6, self.guarded, due)
+
     def _turn(self) -> None:
         self.guarded(self._rounds)
 
@@ -107,6 +118,8 @@ class Hub:
         """Watch nothing any more."""
         if self._epoll.closed:
             return
+        for timer in self._timers.values():
+            timer.cancel()
         self.loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._ready.clear()
@@ -304,7 +317,7 @@ class Channel:
 
     def drain(self) -> None:
         """Read until there is nothing more, within a bound: what a peer that never stops sends later stays."""
-        for _ in range(_ROUNDS * 16):
+        for _ in range(_DRAIN_READS):
             if not self._read():
                 return
 

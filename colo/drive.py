@@ -15,6 +15,7 @@ from pystack.drivers.aio import monotonic
 _BATCH: Final = 64
 _ROUNDS: Final = 16
 _MAX_UNSENT: Final = 8192
+_DRAIN_ROUNDS: Final = 1024
 _TIMER_GRAIN: Final[Micros] = 500
 
 
@@ -55,6 +56,7 @@ class ProxyDriver:
         self._primary = _Port(primary, proxy.from_primary, proxy.to_primary, proxy.primary_failed)
         self._secondary = _Port(secondary, proxy.from_secondary, proxy.to_secondary, proxy.secondary_failed)
         self._ports = (self._primary, self._secondary, self._client)
+        proxy.drain = self._drain
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._epoll: select.epoll | None = None
@@ -124,20 +126,30 @@ class ProxyDriver:
         """Feed a batch of each link; whether there was anything."""
         moved = False
         for port in self._ports:
-            link = port.link
-            if link is None:
-                continue
-            try:
-                frames = link.recv(now, _BATCH)
-            except LinkClosed:
-                self._drop(port)
-                port.lost(now)
-                continue
-            feed = port.feed
-            for frame in frames:
-                feed(frame, now)
-            moved |= bool(frames)
+            moved |= self._receive_from(port, now)
         return moved
+
+    def _receive_from(self, port: _Port, now: Micros) -> bool:
+        link = port.link
+        if link is None:
+            return False
+        try:
+            frames = link.recv(now, _BATCH)
+        except LinkClosed:
+            self._drop(port)
+            port.lost(now)
+            return False
+        feed = port.feed
+        for frame in frames:
+            feed(frame, now)
+        return bool(frames)
+
+    def _drain(self, now: Micros) -> None:
+        """Feed everything that both machines have sent, within a bound."""
+        for port in (self._primary, self._secondary):
+            for _ in range(_DRAIN_ROUNDS):
+                if not self._receive_from(port, now):
+                    break
 
     def _finish(self, now: Micros) -> None:
         """Once the links have nothing more: checkpoints and timeouts, and everything out."""

@@ -54,8 +54,6 @@ MORE: Final = 11
 
 UNCOVERED: Final = 0x100
 """A flag beside TCP's: no byte of the secondary can cover this frame, only a checkpoint can."""
-AGAIN: Final = 0x200
-"""Another one: a retransmission, which stands before all that is new."""
 
 _MAX_DIFFERENCES: Final = 256  # that wait to be asked for; more say nothing new
 
@@ -177,7 +175,7 @@ def _first(item: list[Any]) -> int:
 
 
 def with_flag(record: Record, flag: int) -> Record:
-    """``record`` marked as `UNCOVERED` or `AGAIN`."""
+    """``record`` marked with ``flag``."""
     start, stop, data, payload, ack, right, flags, *rest = record
     return (start, stop, data, payload, ack, right, flags | flag, *rest)  # type: ignore[return-value] # the same twelve
 

@@ -70,7 +70,7 @@ class Lane:
         self._slow = slow
         self._held = held
 
-    def primary(self, data: bytes, at: int, position: int, now: Micros) -> int:
+    def primary(self, data: bytes, at: int, position: int, now: Micros) -> int:  # noqa: C901 - one flat loop, no calls
         """Walk the primary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
         get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
@@ -107,7 +107,10 @@ class Lane:
                     if stop > start:
                         flow.ahead.append(record)
                         flow.p_nxt = stop
-                    elif not flow.held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
+                    elif not flow.held and flow.p_ack <= flow.s_ack:
+                        if flow.p_right > flow.s_right:  # with a window that the secondary has not
+                            at = slow(data, at, position, now)
+                            continue
                         # A pure acknowledgement that the secondary has given too.
                         released += 1
                         if last_range is not None and last_range[3] == at:

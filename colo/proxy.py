@@ -7,13 +7,14 @@ No byte leaves that only one of the machines stands for.
     client  <-- to_client -- [comparator] <---- from_primary ---------------- primary
                                           <---- [rewriter] <-- from_secondary secondary
 
-Sans-I/O. Its driver moves frames, and calls `Proxy.tick` after it has fed everything that the links had: what a pause
-finds fed is before the pause.
+Sans-I/O. Its driver moves frames, calls `Proxy.tick` after every batch, and sets `Proxy.drain`, by which everything
+that both machines had sent before they stood still is fed before the boundary is drawn.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, final
@@ -61,6 +62,7 @@ class Proxy:
     """Mirror, rewriter, comparator, checkpoints and policy, composed.
 
     Attributes:
+        drain: set by the driver: feeds everything that the links of both machines hold. Called when both stand still.
         counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the
         end. comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
     """
@@ -87,6 +89,7 @@ class Proxy:
         self.rewriter = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
         self.mirror = Mirror(counters, config.max_waiting, config.vnet_hdr_len)
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
+        self.drain: Callable[[Micros], None] | None = None
         self._chosen_mode = Mode.COMPARE
         self._standing = False  # both machines, for a checkpoint: what comes from them is kept aside
         self._deaf = False  # both machines: what comes for them is kept, until they run
@@ -245,6 +248,9 @@ class Proxy:
     def _step(self, step: Step, now: Micros) -> None:
         match step:
             case Step.PAUSED:
+                # Everything that they sent before they stood still is in the links by now, and belongs to this epoch.
+                if self.drain is not None:
+                    self.drain(now)
                 self._standing = self._deaf = True
             case Step.COMPLETED:
                 # The secondary is where the primary is: one space of numbers, one stream each.

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Final, final
 
 from colo.difference import Difference
+from colo.finding import Finding
 
+_BYTES: Final = frozenset({"payload", "datagram", "retransmission"})
 _PER_SECOND: Final = 10
 
 _WORDS: Final = {
@@ -65,6 +67,69 @@ def line(difference: Difference) -> str:
         if difference.secondary:
             text += f" / {difference.secondary.decode('ascii', 'replace')}"
     return text
+
+
+# ------------------------------------------------------------------------------------------------------------- findings
+
+_ROW: Final = 8
+
+_FOUND: Final = {
+    **_WORDS,
+    "missing": "only one of the two has all of it",
+    "acknowledgement": "the primary acknowledges what the secondary never did",
+}
+
+
+def finding_lines(finding: Finding, where: tuple[str, str] = ("", "")) -> list[str]:
+    """A finding as a person reads it, several lines.
+
+    Args:
+        where: which frame of the primary's and of the secondary's capture is concerned; "" where none is.
+    """
+    lines = [f"{flow_text(finding.key)}: {_FOUND.get(finding.reason, finding.reason)}{_place(finding)}"]
+    lines += [f"  {name:9} {text}" for name, text in zip(("primary", "secondary"), where, strict=True) if text]
+    if finding.cause:
+        lines.append(f"  likely    {finding.cause}")
+    if finding.reason in _BYTES:
+        start = 0 if finding.reason == "datagram" else finding.offset - finding.before
+        lines += side_by_side(finding.primary, finding.secondary, start)
+    else:
+        both = (finding.primary.decode("ascii", "replace"), finding.secondary.decode("ascii", "replace"))
+        lines += [f"  {name:9} {text}" for name, text in zip(("primary", "secondary"), both, strict=True) if text]
+    return lines
+
+
+def _place(finding: Finding) -> str:
+    if finding.reason in ("options", "flags", "incarnation", "table_full"):
+        return ""
+    if finding.reason == "datagram":
+        return f", after {finding.offset} equal ones"
+    again = f" of connection {finding.incarnation} on these ports" if finding.incarnation > 1 else ""
+    return f", at offset {finding.offset}{again}"
+
+
+def side_by_side(primary: bytes, secondary: bytes, start: int = 0) -> list[str]:
+    """Both sides' bytes as hexadecimal and ASCII, those that are not the same marked by ``^^`` in a line below.
+
+    Args:
+        start: the offset of the first byte, to be printed.
+    """
+    width = 3 * _ROW + _ROW + 2
+    lines = [f"  {'':>10}  {'primary':{width}}  secondary"]
+    for low in range(0, max(len(primary), len(secondary)), _ROW):
+        ours, theirs = primary[low : low + _ROW], secondary[low : low + _ROW]
+        lines.append(f"  {start + low:>10}  {_dump(ours):{width}}  {_dump(theirs)}".rstrip())
+        if ours != theirs:
+            marks = "".join(
+                "   " if ours[index : index + 1] == theirs[index : index + 1] else "^^ " for index in range(_ROW)
+            )
+            lines.append(f"  {'':>10}  {marks:{width}}  {marks}".rstrip())
+    return lines
+
+
+def _dump(data: bytes) -> str:
+    text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
+    return f"{data.hex(' '):{3 * _ROW}} {text}"
 
 
 @final

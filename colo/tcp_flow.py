@@ -25,7 +25,6 @@ from colo import difference, window
 from colo.early import Early
 from colo.held import (
     ACKNOWLEDGES,
-    AGAIN,
     DATA,
     FLAGS,
     HIGH,
@@ -76,6 +75,7 @@ class TcpFlow:
         "_debt",
         "_early_p",
         "_early_s",
+        "_first",
         "_iss_p",
         "_iss_s",
         "_near",
@@ -132,6 +132,7 @@ class TcpFlow:
         self.p_open = self.s_open = False
         self.p_nxt = self.s_nxt = UNSET
         self._base = UNSET  # of what lies below nothing is known
+        self._first = UNSET  # where the stream begins, or began to be followed: differences are told from there on
         self.p_ack = self._p_top_ack = self.s_ack = UNSET
         self.p_ack_raw = self.p_window_raw = self.s_ack_raw = self.s_window_raw = -1
         self.p_right = self._p_top_right = self.s_right = 0
@@ -196,16 +197,16 @@ class TcpFlow:
         self._settle()
 
     def _overtake(self, record: Record) -> None:
-        """Hold a retransmission before everything new.
+        """Hold a retransmission before what is new.
 
         Behind it, it could wait for ever: the client has lost what it repeats and acknowledges nothing until it comes,
         the secondary sends nothing new until the client acknowledges, and what is new waits for the secondary.
         """
         held = self.held
         at = 0
-        while at < len(held) and held[at][FLAGS] & AGAIN:
+        while at < len(held) and held[at][START] < record[STOP]:
             at += 1
-        held.insert(at, with_flag(record, AGAIN))
+        held.insert(at, record)
 
     def _primary_opens(self, packet: Packet) -> None:
         """A SYN that does not belong to what is known: the four-tuple is used anew (RFC 9293 section 3.6.1)."""
@@ -220,7 +221,7 @@ class TcpFlow:
 
     def _begin(self, start: int) -> None:
         """Compare from ``start`` on: what lies before it is not known."""
-        self.p_nxt = self.s_nxt = self._base = start
+        self.p_nxt = self.s_nxt = self._base = self._first = start
         if self._early_s is not None:
             self._below, self._early_s = self._early_s, None
             for piece in self._below.all():
@@ -456,7 +457,7 @@ class TcpFlow:
         flags = record[FLAGS]
         return (
             self._payload_covered(record)
-            and (not flags & ACK or record[ACKNOWLEDGES] <= self.s_ack)
+            and (not flags & ACK or self._ack_covered(record))
             and (not flags & SYN or self._syn_covered())
             and (not flags & FIN or self._fin_covered(record))
             and (not flags & RST or self._rst_covered(record))
@@ -468,6 +469,9 @@ class TcpFlow:
         if record[FLAGS] & UNCOVERED:
             return self._below is not None and self._below.covers(record)
         return record[STOP] <= self.p_nxt and record[STOP] <= self.s_nxt
+
+    def _ack_covered(self, record: Record) -> bool:
+        return record[ACKNOWLEDGES] <= self.s_ack
 
     def _syn_covered(self) -> bool:
         return self._syn_s is not None and self._syn_s == self._syn_p
@@ -522,7 +526,7 @@ class TcpFlow:
             offset = min(self.p_nxt, self.s_nxt)
         self.diverged = True
         self.p_open = self.s_open = False
-        self.out.differ(reason, self.key, max(offset - self._base, 0), primary, secondary, before)
+        self.out.differ(reason, self.key, max(offset - self._first, 0), primary, secondary, before)
 
     def _differ_at(
         self, start: int, data: bytes, mine: int, other: bytes, its: int, length: int, *, primary: bool
@@ -543,8 +547,8 @@ class TcpFlow:
     def _describe_ends(self) -> tuple[bytes, bytes]:
         """Both sides' SYN and ends in words."""
         return (
-            _described(self._syn_p, self.fin_p, self.rst_p, self._base),
-            _described(self._syn_s, self.fin_s, self.rst_s, self._base),
+            _described(self._syn_p, self.fin_p, self.rst_p, self._first),
+            _described(self._syn_s, self.fin_s, self.rst_s, self._first),
         )
 
     def waits_for(self) -> tuple[int, bytes]:
@@ -559,12 +563,14 @@ class TcpFlow:
             lacking = "an acknowledgement of the secondary"
         else:
             lacking = "the secondary's " + ("RST" if flags & RST else "FIN")
-        return max(min(self.p_nxt, self.s_nxt) - self._base, 0), lacking.encode()
+        return max(min(self.p_nxt, self.s_nxt) - self._first, 0), lacking.encode()
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def resync(self) -> None:
         """A checkpoint has completed: the secondary is where the primary is, and all that was held is on its way."""
+        for record in self.held:
+            self.remember(record)
         self.held.clear()
         self.ahead.clear()
         if self.p_nxt == UNSET:

@@ -1,7 +1,8 @@
 """Write what the documentation takes from the program itself: `python docs/refresh.py [commands|picture]`.
 
-reference/command-line.md comes from the commands' own help, images/demo.svg from a run of the demo. The page is checked
-by tests/docs like any other: when a command's help changes, that test fails until this was run.
+reference/command-line.md and reference/colo-command-line.md come from the commands' own help, images/demo.svg from a
+run of the demo. The pages are checked by tests/docs like any other: when a command's help changes, that test fails
+until this was run.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGE = DOCS / "reference" / "command-line.md"
+REFERENCE = DOCS / "reference"
 PICTURE = DOCS / "images" / "demo.svg"
 
-INTRODUCTION = """\
+PYSTACK = """\
 # Command line
 
 What each command says of itself. [Run a program](../howto/run-a-program.md) and its neighbours show them at work.
@@ -25,24 +26,66 @@ Exit codes: of `run`, the command's own (127 when it was not found, 126 when it 
 ended it); otherwise 0, or 2 for what a person can put right, with one sentence that says how.
 """
 
-COMMANDS = ("", "run", "attach", "vm", "trace", "demo")
+COLO = """\
+# Command line of colo
+
+What each command says of itself. [Replace QEMU's colo-compare](../howto/replace-colo-compare.md) and [Compare two
+captures](../howto/replay.md) show them at work.
+
+Exit codes: 0, or 2 for what a person can put right, with one sentence that says how; 1 when the system refuses later,
+and of `replay` when the captures differ.
+
+## Addresses
+
+`unix:PATH` or `tcp:HOST:PORT`, an IPv6 address in brackets. With `,server` behind it the command listens there and
+serves one peer at a time; when that goes it waits for the next. Without, it connects once at the start, which must
+succeed, and tries again every second after the other side has gone. All that listen do so before any connects. A UNIX
+socket is made for this user alone and removed at the end. Port 0 lets the system choose, and the command says what it
+chose.
+
+Every stream is QEMU's: a length of 32 bits, then the frame, with `--vnet-hdr` the length of its virtio_net_hdr in
+between. A peer that announces more than 69,632 bytes is parted with. A peer that goes in the middle of a frame leaves
+nothing behind: the next one starts at the beginning of a frame.
+
+## What is counted
+
+`--stats` prints every counter at the end. Each socket, by its option's name with underscores (`primary_in`, `copy1`),
+has these:
+
+| Counter | What it counts |
+|---|---|
+| `channel.NAME.connected` | Peers that came |
+| `channel.NAME.gone` | Peers that went, or were parted with |
+| `channel.NAME.stalled` | How often the peer did not read as fast as there was something for it |
+| `channel.NAME.dropped` | Frames that it was not sent: it was not there, or 64 MiB waited for it already |
+| `channel.NAME.dropped_bytes` | The same in bytes, their framing included |
+
+A socket that does not read keeps nobody waiting and costs 64 MiB of memory, and what one checkpoint releases at once.
+What is dropped for it had been released: whoever sent it sends it again, as after any loss in a network.
+"""
+
+PAGES = {
+    "command-line.md": ("pystack", PYSTACK, ("", "run", "attach", "vm", "trace", "demo")),
+    "colo-command-line.md": ("colo", COLO, ("", "compare", "rewrite", "mirror", "replay")),
+}
 
 
 def write_commands() -> None:
-    """The page of the commands' help."""
-    parts = [INTRODUCTION]
-    for command in COMMANDS:
-        words = ["pystack", *command.split(), "--help"]
-        help_text = subprocess.run(
-            [sys.executable, "-m", "pystack.cli", *words[1:]],
-            env={**os.environ, "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        title = f"pystack {command}".strip()
-        parts.append(f"## {title}\n\n<!-- execute -->\n```console\n$ {' '.join(words)}\n{help_text}```\n")
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+    """The pages of the commands' help."""
+    for page, (program, introduction, commands) in PAGES.items():
+        parts = [introduction]
+        for command in commands:
+            words = [program, *command.split(), "--help"]
+            help_text = subprocess.run(
+                [sys.executable, "-m", program, *words[1:]],
+                env={**os.environ, "COLUMNS": "100"},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            title = f"{program} {command}".strip()
+            parts.append(f"## {title}\n\n<!-- execute -->\n```console\n$ {' '.join(words)}\n{help_text}```\n")
+        (REFERENCE / page).write_text("\n".join(parts), encoding="utf-8")
 
 
 def write_picture() -> None:

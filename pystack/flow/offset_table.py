@@ -84,7 +84,6 @@ class OffsetTable:
             return None
         for other in evicted:
             self._forgotten(other)
-        self._flows.mark(flow, unfinished=True)
         self.by_output[output_key] = self.by_input[input_key] = flow
         self._counters.bump("rewriter.flows")
         return flow

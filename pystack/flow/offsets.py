@@ -110,7 +110,7 @@ class Offsets:
             return False
         self.p_iss, self.p_ts = iss, tsval
         self.high_ts = tsval
-        self.frozen = self.known = False
+        self.frozen = False
         return self._pair()
 
     def note_secondary(self, iss: int, tsval: int) -> bool:

@@ -351,10 +351,7 @@ class Rewriter:
         if flow.p_iss >= 0:
             return True
         if self._observing:
-            # The primary has sent nothing that could be acknowledged.
-            if self._failed_over:
-                flow.accept_zero()
-            return False
+            return False  # the primary has sent nothing that could be acknowledged
         if flow.frozen and flow.s_iss < 0:
             flow.accept_zero()
             return False

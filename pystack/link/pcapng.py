@@ -165,36 +165,51 @@ def _nanoseconds(ticks: int, options: Any) -> int:
 
 @final
 class PcapngWriter:
-    """Writes one section with one Ethernet interface, timestamps in nanoseconds, little-endian.
+    """Writes one section with Ethernet interfaces, timestamps in nanoseconds, little-endian.
 
     Implements `pystack.link.records.RecordWriter`. Frames are of any length.
 
     Args:
         stream: binary, written from its present position on; closed by `close`.
-        interface: its name in Wireshark's list.
+        interface: its name in Wireshark's list. more: the names of further ones, which `write` counts from 1.
         application: the program that writes.
     """
 
-    def __init__(self, stream: BinaryIO, *, interface: str = "pystack", application: str = "pystack") -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        *,
+        interface: str = "pystack",
+        more: Sequence[str] = (),
+        application: str = "pystack",
+    ) -> None:
         self._stream = stream
         self._block = io.BytesIO()  # a block reaches the file in one piece
         self._section = Section(endianness="<", options={"shb_userappl": application.encode()})
-        options = {"if_name": interface.encode(), "if_tsresol": b"\x09"}
-        self._section.new_member(blocks.InterfaceDescription, link_type=LINKTYPE_ETHERNET, options=options)
+        for name in (interface, *more):
+            options = {"if_name": name.encode(), "if_tsresol": b"\x09"}
+            self._section.new_member(blocks.InterfaceDescription, link_type=LINKTYPE_ETHERNET, options=options)
         self._writer = FileWriter(self._block, self._section)
         self._put()
 
     @classmethod
-    def create(cls, path: str | Path, *, interface: str = "pystack") -> Self:
+    def create(cls, path: str | Path, *, interface: str = "pystack", more: Sequence[str] = ()) -> Self:
         """Create the file ``path``, or empty it.
 
         Raises:
             UsageError: it cannot be written.
         """
-        return cls(records.create(path), interface=interface)
+        return cls(records.create(path), interface=interface, more=more)
 
     def write(
-        self, data: Buffer, at: int, *, direction: int = UNKNOWN, comments: Sequence[str] = (), length: int = 0
+        self,
+        data: Buffer,
+        at: int,
+        *,
+        direction: int = UNKNOWN,
+        comments: Sequence[str] = (),
+        length: int = 0,
+        interface: int = 0,
     ) -> None:
         """Add a frame; see `pystack.link.records.RecordWriter.write`."""
         options: dict[str, object] = {}
@@ -205,6 +220,7 @@ class PcapngWriter:
         at = max(at, 0)
         block = self._section.new_member(
             blocks.EnhancedPacket,
+            interface_id=interface,
             timestamp_high=at >> 32 & 0xFFFF_FFFF,
             timestamp_low=at & 0xFFFF_FFFF,
             packet_len=length or len(data),

@@ -1,16 +1,17 @@
-"""`python -m tests.bench gateway|startup`: see docs/howto/benchmark.md."""
+"""`python -m tests.bench gateway|compare|startup`: see docs/howto/benchmark.md."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from tests.bench import compare, compare_report, load, report, startup
 from tests.bench import gateway as bench
-from tests.bench import load, report, startup
 from tests.bench.peers import Subject, subjects
 from tests.interop.lab import LabError
 
@@ -40,7 +41,7 @@ def _chosen(names: str | None, program: str | None) -> list[Subject]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Measure pystack beside its peers, in network namespaces made for the run."""
+    """Measure pystack and colo beside their peers."""
 
 
 @main.command()
@@ -78,6 +79,91 @@ def gateway(
     report.print_all(results, _console())
     if json_file is not None:
         json_file.write_text(json.dumps(report.as_json(results), indent=1) + "\n", encoding="utf-8")
+
+
+def _numbers(low: int, high: int) -> Callable[[click.Context, click.Parameter, str], list[int]]:
+    def parse(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+        wanted = text.split(",")
+        if not all(word.isascii() and word.isdigit() and low <= int(word) <= high for word in wanted):
+            raise click.BadParameter(f"{text!r} is not a list of numbers from {low} to {high}, as in {low},{high}.")
+        return sorted({int(word) for word in wanted})
+
+    return parse
+
+
+def _chosen_comparators(names: str, program: str | None) -> list[compare.Comparator]:
+    by_name = {subject.name: subject for subject in compare.comparators(program)}
+    wanted = names.split(",")
+    if unknown := [name for name in wanted if name not in by_name]:
+        raise click.UsageError(f"No such peer as {unknown[0]!r}: choose from {', '.join(by_name)}.")
+    subjects = [subject for name, subject in by_name.items() if name in wanted]
+    lacking = [subject.missing() for subject in subjects if subject.missing()] + compare.missing_tools()
+    if lacking:
+        raise click.UsageError(f"Install first: {'; '.join(lacking)}.")
+    return subjects
+
+
+@main.command(name="compare")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every figure here.")
+@click.option("--quick", is_flag=True, help="One round of 2 s each: a look, not a measurement.")
+@click.option("--peers", metavar="A,B", default="qemu,colo", show_default=True, help="Measure these only.")
+@click.option(
+    "--connections",
+    callback=_numbers(1, compare.MOST_CONNECTIONS),
+    metavar="N,...",
+    show_default=True,
+    default=",".join(map(str, compare.CONNECTIONS)),
+    help="Numbers of connections.",
+)
+@click.option(
+    "--payload",
+    "payloads",
+    callback=_numbers(1, 65_000),
+    metavar="N,...",
+    show_default=True,
+    default=",".join(map(str, compare.PAYLOADS)),
+    help="Bytes of TCP payload in each packet.",
+)
+@click.option("--latency/--no-latency", default=None, help="Measure only the latency of one packet, or leave it out.")
+@click.option("--timestamps", is_flag=True, help="Segments have TCP timestamps, each machine's from its own clock.")
+@click.option(
+    "--request-every",
+    type=click.IntRange(0, 1_000_000),
+    default=0,
+    metavar="N",
+    help="The acknowledgement number grows at every Nth packet of a connection [default: never].",
+)
+@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds over all rows [default: 3].")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Seconds of each run [default: 5].")
+@click.option("--colo", "program", metavar="PROGRAM", help="The colo to measure [default: this Python's].")
+def compare_command(
+    *,
+    json_file: Path | None,
+    quick: bool,
+    peers: str,
+    connections: list[int],
+    payloads: list[int],
+    latency: bool | None,
+    timestamps: bool,
+    request_every: int,
+    rounds: int | None,
+    seconds: float | None,
+    program: str | None,
+) -> None:
+    """CPU time per packet and latency: QEMU's colo-compare and colo compare, fed the same streams."""
+    progress = _console(stderr=True)
+    results = compare.measure(
+        _chosen_comparators(peers, program),
+        compare.rows(payloads, connections, load=latency is not True, latency=latency is not False),
+        compare.Load(seconds or (2 if quick else 5), timestamps, request_every),
+        rounds=rounds or (1 if quick else 3),
+        say=lambda text: progress.print(text, style="dim", highlight=False),
+    )
+    compare_report.print_all(results, _console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(compare_report.as_json(results), indent=1) + "\n", encoding="utf-8")
+    if results.failures:
+        sys.exit(1)
 
 
 @main.command(name="startup")

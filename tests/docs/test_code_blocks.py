@@ -6,6 +6,7 @@ import ast
 import asyncio
 import contextlib
 import doctest
+import importlib
 import inspect
 import io
 import os
@@ -24,6 +25,7 @@ from tests.docs.blocks import Block, read_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAMS = ("pystack", "colo")
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -79,25 +81,24 @@ def check_command(command: str, where: str) -> None:
     words = shlex.split(command, comments=True)
     while words and (words[0] == "sudo" or re.fullmatch(r"[A-Z_]+=\S*", words[0])):
         words.pop(0)
-    if words[0] == "pystack":
-        _check_click(words[1:], where)
+    if words[0] in PROGRAMS:
+        _check_click(words[0], words[1:], where)
     elif words[0] == "make":
         unknown = {word for word in words[1:] if "=" not in word} - MAKE_TARGETS
         assert not unknown, f"{where}: the Makefile has no target {unknown}"
 
 
-def _check_click(arguments: list[str], where: str) -> None:
+def _check_click(program: str, arguments: list[str], where: str) -> None:
     if "--help" in arguments or "--version" in arguments:
         return
-    from pystack.cli import main as pystack_command
-
+    main: click.Group = importlib.import_module(f"{program}.cli").main
     try:
-        context = pystack_command.make_context("pystack", list(arguments))
-        name, command, rest = pystack_command.resolve_command(context, [*context._protected_args, *context.args])
+        context = main.make_context(program, list(arguments))
+        name, command, rest = main.resolve_command(context, [*context._protected_args, *context.args])
         assert command is not None
         command.make_context(name, rest, parent=context)
     except click.ClickException as error:
-        pytest.fail(f"{where}: pystack {shlex.join(arguments)}: {error.format_message()}")
+        pytest.fail(f"{where}: {program} {shlex.join(arguments)}: {error.format_message()}")
 
 
 def _execute(block: Block) -> None:
@@ -106,8 +107,8 @@ def _execute(block: Block) -> None:
     printed = ""
     for command in _commands(block):
         words = shlex.split(command)
-        if words[0] == "pystack":
-            words[:1] = [sys.executable, "-m", "pystack.cli"]
+        if words[0] in PROGRAMS:
+            words[:1] = [sys.executable, "-m", words[0]]
         elif words[0] == "python":
             words[0] = sys.executable
         environment = {**os.environ, "COLUMNS": "100"}
@@ -144,6 +145,8 @@ def test_output_that_differs_fails_the_page(tmp_path: Path) -> None:
 def test_a_command_with_an_unknown_option_fails_the_page() -> None:
     with pytest.raises(pytest.fail.Exception, match="No such option"):
         check_command("pystack run --no-such-option", "page.md:1")
+    with pytest.raises(pytest.fail.Exception, match="Missing option '--out'"):
+        check_command("colo mirror --in unix:/x", "page.md:1")
     with pytest.raises(AssertionError, match="no target"):
         check_command("make nonsense", "page.md:1")
 

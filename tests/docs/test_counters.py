@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "counters.md"
 LAYERS = (
     "arp|capture|dhcp|dns|ethernet|gateway|host|icmp|icmpv6|impair|ip|ipv4|ipv6|link|neighbours|pcap|ping|qemu|"
-    "segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
+    "rewriter|segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
 )
 NAME = re.compile(rf"({LAYERS})\.[a-z0-9_]*[a-z0-9]")
 

@@ -1,0 +1,126 @@
+"""Services for replicas: HTTP with deterministic and with differing answers, and echo. Sans-I/O, and picklable."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final, final
+
+from pystack import Connection, Listener, Micros, Stack, UsageError
+
+HTTP_PORT: Final = 80
+ECHO_PORT: Final = 7
+_MAX_REQUEST: Final = 8192
+_PIECE: Final = 16 << 10
+
+
+def body_bytes(seed: bytes, start: int, length: int) -> bytes:
+    """Bytes ``start`` to ``start + length`` of an endless body: SHA-256 of the seed and a counter, 32 at a time."""
+    first, last = start // 32, (start + length + 31) // 32
+    blocks = b"".join(hashlib.sha256(seed + index.to_bytes(8, "big")).digest() for index in range(first, last))
+    return blocks[start - 32 * first : start - 32 * first + length]
+
+
+@final
+class Exchange:
+    """One HTTP connection: what of the request has come, and how far the answer is."""
+
+    __slots__ = ("answer", "at", "length", "request", "seed", "shut")
+
+    def __init__(self) -> None:
+        self.request = b""
+        self.answer = b""  # head that has not been queued yet
+        self.seed = b""
+        self.at = self.length = 0  # of the body
+        self.shut = False
+
+
+@final
+class WebService:
+    """``GET /same/N`` is N bytes that every replica has alike; ``GET /own/N`` N bytes that only this one has.
+
+    And an echo on port 7. Answers have no Date.
+
+    Attributes:
+        served: answers that were begun.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._http: Listener = stack.listen(HTTP_PORT)
+        self._echo: Listener = stack.listen(ECHO_PORT)
+        self.served = 0
+
+    def step(self, stack: Stack, identity: int, now: Micros) -> None:  # noqa: ARG002 - a service's form
+        """See `colo.replica.Service`."""
+        while happened := stack.events():
+            for endpoint, _ in happened:
+                if isinstance(endpoint, Connection):
+                    self._serve(endpoint, identity)
+                elif isinstance(endpoint, Listener):
+                    while (connection := endpoint.take()) is not None:
+                        connection.user = Exchange() if endpoint is self._http else self
+                        self._serve(connection, identity)
+
+    def _serve(self, connection: Connection, identity: int) -> None:
+        exchange = connection.user
+        if isinstance(exchange, Exchange):
+            self._answer(connection, exchange, identity)
+        elif connection.user is self:
+            _echo(connection)
+
+    def _answer(self, connection: Connection, exchange: Exchange, identity: int) -> None:
+        if connection.readable:
+            exchange.request += connection.read(_MAX_REQUEST - len(exchange.request))
+            if len(exchange.request) >= _MAX_REQUEST:
+                connection.abort()
+                return
+        while True:
+            _send(connection, exchange)
+            if exchange.answer or exchange.at < exchange.length:
+                return
+            head, found, rest = exchange.request.partition(b"\r\n\r\n")
+            if not found:
+                break
+            exchange.request = rest
+            self._begin(exchange, head, identity)
+        if connection.eof and not exchange.shut:
+            exchange.shut = True
+            connection.shutdown()
+
+    def _begin(self, exchange: Exchange, head: bytes, identity: int) -> None:
+        self.served += 1
+        words = head.split(b" ", 2)
+        kind, _, size = words[1].strip(b"/").partition(b"/") if len(words) == 3 else (b"", b"", b"")
+        if kind not in (b"same", b"own") or not size.isdigit() or len(size) > 12:
+            exchange.answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+            exchange.at = exchange.length = 0
+            return
+        exchange.at, exchange.length = 0, int(size)
+        exchange.seed = size if kind == b"same" else b"%d of %d" % (self.served, identity)
+        exchange.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % exchange.length
+
+
+def _send(connection: Connection, exchange: Exchange) -> None:
+    """Queue as much of the answer as there is room for."""
+    try:
+        while exchange.answer:
+            taken = connection.write(exchange.answer)
+            if not taken:
+                return
+            exchange.answer = exchange.answer[taken:]
+        while exchange.at < exchange.length:
+            taken = connection.write(body_bytes(exchange.seed, exchange.at, min(_PIECE, exchange.length - exchange.at)))
+            if not taken:
+                return
+            exchange.at += taken
+    except UsageError:  # it is over: a client that went away, or a reset
+        exchange.answer, exchange.at = b"", exchange.length
+
+
+def _echo(connection: Connection) -> None:
+    try:
+        while connection.readable and connection.send_space:
+            connection.write(connection.read(min(connection.send_space, _PIECE)))
+        if connection.eof and not connection.readable:
+            connection.shutdown()
+    except UsageError:
+        return
