@@ -24,7 +24,7 @@ class Said:
 
     iss: int = -1
     options: tuple[int | None, int | None, bool, bool] | None = None
-    data: dict[int, int] = field(default_factory=dict)
+    data: dict[int, set[int]] = field(default_factory=dict)  # a broken machine says two things
     acked: int = -1  # as in the header; client's numbers are the same for both
     fin: int = -1
     resets: set[int] = field(default_factory=set)
@@ -60,7 +60,7 @@ class Auditor:
             said.options = _negotiated(options)
         start = sub(packet.seq, said.iss) if said.iss >= 0 else 0
         for at, byte in enumerate(packet.payload_bytes(), start):
-            said.data[at] = byte
+            said.data.setdefault(at, set()).add(byte)
         if packet.flags & ACK and (said.acked < 0 or sub(packet.ack, said.acked) > 0):
             said.acked = packet.ack
         if packet.flags & FIN:
@@ -90,7 +90,7 @@ class Auditor:
         total += checksum.sum16(head[packet.l4 :] + body)
         head[packet.l4 + 16 : packet.l4 + 18] = checksum.finish(total).to_bytes(2, "big")
         changed = bytes(head + body)
-        said.data[sub(packet.seq, said.iss)] = body[0]  # it did say so
+        said.data[sub(packet.seq, said.iss)].add(body[0])  # it did say so
         return changed
 
     def check(self, frame: bytes) -> None:
@@ -109,7 +109,7 @@ class Auditor:
             raise Violation(f"{where}: a connection of which the secondary has said nothing")
         if packet.flags & SYN:
             self.told[packet.key] = packet.seq
-        iss = self.told.get(packet.key, -1)
+        iss = self.told.get(packet.key, secondary.iss)
         start = sub(packet.seq, iss) if iss >= 0 else 0
         wrong = self._uncovered(packet, start, secondary)
         if wrong:
@@ -125,7 +125,7 @@ class Auditor:
             if _negotiated(options) != secondary.options:
                 return "a SYN with options that are not the secondary's"
         for at, byte in enumerate(packet.payload_bytes(), start):
-            if secondary.data.get(at) != byte:
+            if byte not in secondary.data.get(at, ()):
                 return f"byte {at} is {byte}, the secondary's is {secondary.data.get(at)}"
         if flags & ACK and (secondary.acked < 0 or sub(packet.ack, secondary.acked) > 0):
             return f"acknowledges {packet.ack}, the secondary {secondary.acked}"

@@ -306,7 +306,8 @@ class Pair:
     def _proxy_step(self, now: Micros) -> bool:
         proxy = self.proxy
         links = (self.client_link, self.primary_link, self.secondary_link)
-        moved = False
+        dues = [link.next_timeout() for link in links]
+        moved = any(due is not None and due <= now for due in dues)  # what a link lets go is somebody's to take
         for number, link in enumerate(links):
             moved |= self._feed(link, number, now)
         proxy.tick(now)
@@ -320,10 +321,9 @@ class Pair:
         for number, (queue, link) in enumerate(zip(self.unsent, links, strict=True)):
             if number and not self.machines[number - 1].alive:
                 queue.clear()
-            due = link.next_timeout()
             accepted = link.send(queue, now)
             del queue[:accepted]
-            moved |= bool(accepted) or (due is not None and due <= now)
+            moved |= bool(accepted)
         return moved
 
     def step(self) -> bool:
