@@ -1,5 +1,4 @@
-"""Two `colo.checkpoint.CheckpointClient`: machines in this process, and a command or callback that takes the
-checkpoint.
+"""Two `colo.checkpoint.CheckpointClient`: machines in this process, and a command that takes the checkpoint.
 
 Sans-I/O: nothing is started here. The third is `colo.qemu.notify.NotifyClient`.
 """

@@ -9,12 +9,23 @@ from pystack import Connection, Listener, Micros, Stack, UsageError
 
 HTTP_PORT: Final = 80
 ECHO_PORT: Final = 7
+FLAT: Final = b"flat"
+FLAWED: Final = b"flawed"
+_KINDS: Final = (b"same", b"own", b"flat", b"part")
 _MAX_REQUEST: Final = 8192
 _PIECE: Final = 16 << 10
 
 
-def body_bytes(seed: bytes, start: int, length: int) -> bytes:
-    """Bytes ``start`` to ``start + length`` of an endless body: SHA-256 of the seed and a counter, 32 at a time."""
+def body_bytes(seed: bytes, start: int, length: int, total: int = 0) -> bytes:
+    """Bytes ``start`` to ``start + length`` of a body: SHA-256 of the seed and a counter, 32 at a time.
+
+    With `FLAT` or `FLAWED` as seed it is dots, and the one in the middle of the ``total`` bytes may be wrong.
+    """
+    if seed in (FLAT, FLAWED):
+        body = bytearray(b"." * length)
+        if seed == FLAWED and start <= total // 2 < start + length:
+            body[total // 2 - start] = ord("!")
+        return bytes(body)
     first, last = start // 32, (start + length + 31) // 32
     blocks = b"".join(hashlib.sha256(seed + index.to_bytes(8, "big")).digest() for index in range(first, last))
     return blocks[start - 32 * first : start - 32 * first + length]
@@ -24,21 +35,22 @@ def body_bytes(seed: bytes, start: int, length: int) -> bytes:
 class Exchange:
     """One HTTP connection: what of the request has come, and how far the answer is."""
 
-    __slots__ = ("answer", "at", "length", "request", "seed", "shut")
+    __slots__ = ("answer", "at", "ends", "length", "request", "seed", "shut")
 
     def __init__(self) -> None:
         self.request = b""
         self.answer = b""  # head that has not been queued yet
         self.seed = b""
         self.at = self.length = 0  # of the body
-        self.shut = False
+        self.ends = self.shut = False
 
 
 @final
 class WebService:
     """``GET /same/N`` is N bytes that every replica has alike; ``GET /own/N`` N bytes that only this one has.
 
-    And an echo on port 7. Answers have no Date.
+    ``GET /flat/N`` is N dots, of which the replica with identity 2 has one wrong. After ``GET /part/N``, which is as
+    same, every replica but that one closes. And there is an echo on port 7. Answers have no Date.
 
     Attributes:
         served: answers that were begun.
@@ -82,7 +94,7 @@ class WebService:
                 break
             exchange.request = rest
             self._begin(exchange, head, identity)
-        if connection.eof and not exchange.shut:
+        if (connection.eof or exchange.ends) and not exchange.shut:
             exchange.shut = True
             connection.shutdown()
 
@@ -90,12 +102,17 @@ class WebService:
         self.served += 1
         words = head.split(b" ", 2)
         kind, _, size = words[1].strip(b"/").partition(b"/") if len(words) == 3 else (b"", b"", b"")
-        if kind not in (b"same", b"own") or not size.isdigit() or len(size) > 12:
+        if kind not in _KINDS or not size.isdigit() or len(size) > 12:
             exchange.answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
             exchange.at = exchange.length = 0
             return
         exchange.at, exchange.length = 0, int(size)
-        exchange.seed = size if kind == b"same" else b"%d of %d" % (self.served, identity)
+        exchange.seed = size
+        if kind == b"own":
+            exchange.seed = b"%d of %d" % (self.served, identity)
+        elif kind == b"flat":
+            exchange.seed = FLAWED if identity == 2 else FLAT
+        exchange.ends = kind == b"part" and identity != 2
         exchange.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % exchange.length
 
 
@@ -108,7 +125,8 @@ def _send(connection: Connection, exchange: Exchange) -> None:
                 return
             exchange.answer = exchange.answer[taken:]
         while exchange.at < exchange.length:
-            taken = connection.write(body_bytes(exchange.seed, exchange.at, min(_PIECE, exchange.length - exchange.at)))
+            piece = body_bytes(exchange.seed, exchange.at, min(_PIECE, exchange.length - exchange.at), exchange.length)
+            taken = connection.write(piece)
             if not taken:
                 return
             exchange.at += taken

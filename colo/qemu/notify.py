@@ -175,8 +175,7 @@ class NotifyClient:
 
 @final
 class NotifyPeer:
-    """The checkpointer's end: whoever pauses the machines and copies one onto the other. For tests, demos and the
-    bench.
+    """The checkpointer's end: whoever pauses the machines and copies one onto the other. For tests and demos.
 
     Args:
         vnet: whether the comparator expects a vnet_hdr_len word (``vnet_hdr_support=on``).

@@ -7,8 +7,7 @@ dictionary.
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pystack.counters import Counters
 from pystack.seq import sub
@@ -24,7 +23,8 @@ class Said:
 
     iss: int = -1
     options: tuple[int | None, int | None, bool, bool] | None = None
-    data: dict[int, set[int]] = field(default_factory=dict)  # a broken machine says two things
+    data: dict[int, int] = field(default_factory=dict)
+    also: set[tuple[int, int]] = field(default_factory=set)  # (offset, byte): a broken machine says two things
     acked: int = -1  # as in the header; client's numbers are the same for both
     fin: int = -1
     resets: set[int] = field(default_factory=set)
@@ -59,8 +59,7 @@ class Auditor:
             options = parse_options_untrusted(packet.frame, packet.l4 + 20, packet.payload, Counters())
             said.options = _negotiated(options)
         start = sub(packet.seq, said.iss) if said.iss >= 0 else 0
-        for at, byte in enumerate(packet.payload_bytes(), start):
-            said.data.setdefault(at, set()).add(byte)
+        said.data.update(enumerate(packet.payload_bytes(), start))
         if packet.flags & ACK and (said.acked < 0 or sub(packet.ack, said.acked) > 0):
             said.acked = packet.ack
         if packet.flags & FIN:
@@ -72,7 +71,8 @@ class Auditor:
         """A checkpoint has completed: the secondary has said what the primary had."""
         primary, secondary = self.machines
         secondary.clear()
-        secondary.update(deepcopy(primary))
+        for key, said in primary.items():
+            secondary[key] = replace(said, data=dict(said.data), also=set(said.also), resets=set(said.resets))
 
     def flipped(self, frame: bytes) -> bytes:
         """A retransmission of a broken primary: other bytes under old numbers, with a right checksum."""
@@ -90,11 +90,11 @@ class Auditor:
         total += checksum.sum16(head[packet.l4 :] + body)
         head[packet.l4 + 16 : packet.l4 + 18] = checksum.finish(total).to_bytes(2, "big")
         changed = bytes(head + body)
-        said.data[sub(packet.seq, said.iss)].add(body[0])  # it did say so
+        said.also.add((sub(packet.seq, said.iss), body[0]))  # it did say so
         return changed
 
-    def check(self, frame: bytes) -> None:
-        """``frame`` leaves for the client.
+    def check(self, frame: bytes, *, payload: bool = True) -> None:
+        """``frame`` leaves for the client. ``payload``: whether to look at that too.
 
         Raises:
             Violation: the secondary does not stand for all that it says.
@@ -111,12 +111,12 @@ class Auditor:
             self.told[packet.key] = packet.seq
         iss = self.told.get(packet.key, secondary.iss)
         start = sub(packet.seq, iss) if iss >= 0 else 0
-        wrong = self._uncovered(packet, start, secondary)
+        wrong = self._uncovered(packet, start, secondary, payload=payload)
         if wrong:
             raise Violation(f"{where}: {wrong}")
 
     @staticmethod
-    def _uncovered(packet: Packet, start: int, secondary: Said) -> str:
+    def _uncovered(packet: Packet, start: int, secondary: Said, *, payload: bool) -> str:
         flags = packet.flags
         if flags & SYN:
             if secondary.options is None:
@@ -124,8 +124,8 @@ class Auditor:
             options = parse_options_untrusted(packet.frame, packet.l4 + 20, packet.payload, Counters())
             if _negotiated(options) != secondary.options:
                 return "a SYN with options that are not the secondary's"
-        for at, byte in enumerate(packet.payload_bytes(), start):
-            if byte not in secondary.data.get(at, ()):
+        for at, byte in enumerate(packet.payload_bytes() if payload else b"", start):
+            if secondary.data.get(at) != byte and (at, byte) not in secondary.also:
                 return f"byte {at} is {byte}, the secondary's is {secondary.data.get(at)}"
         if flags & ACK and (secondary.acked < 0 or sub(packet.ack, secondary.acked) > 0):
             return f"acknowledges {packet.ack}, the secondary {secondary.acked}"

@@ -11,6 +11,7 @@ still, whoever dies, and when.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from ipaddress import IPv4Interface
 from random import Random
 from typing import Final
@@ -20,7 +21,7 @@ from colo.clients import InProcessClient
 from colo.compare import CompareConfig
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.replica import Replica
-from colo.service import HTTP_PORT, WebService, body_bytes
+from colo.service import ECHO_PORT, FLAT, FLAWED, HTTP_PORT, WebService, body_bytes
 from pystack.clock import MILLISECOND, SECOND, Micros
 from pystack.frame import LinkInfo, TxFrame
 from pystack.link import memory
@@ -57,7 +58,7 @@ class PairScenario:
     sack: bool
     secondary_mss: int
     sizes: tuple[tuple[int, ...], ...]  # answers, by connection
-    own: tuple[bool, ...]  # whether the replicas' answers differ, by connection
+    kinds: tuple[str, ...]  # what is asked for, see `colo.service.WebService`; "echo" is sent and comes back
     close: tuple[bool, ...]  # whether the client closes at the end, by connection
     pause: Micros  # until both stand still
     duration: Micros
@@ -81,10 +82,13 @@ class PairScenario:
 
         count = random.choice((1, 1, 2, 3))
         bad = random.random() < 0.1
+        loss = three(0.4, 0.05)
+        if random.random() < 0.1:
+            loss = (loss[0], loss[1], 0.2)  # gaps in what the secondary says
         return cls(
             seed=seed,
             mtu=random.choice((576, 1500)),
-            loss=three(0.4, 0.05),
+            loss=loss,
             reorder=three(0.3, 0.05),
             duplicate=three(0.2, 0.05),
             delay=(random.randrange(3000), random.randrange(2000), random.randrange(2000)),
@@ -102,7 +106,7 @@ class PairScenario:
                 )
                 for _ in range(count)
             ),
-            own=tuple(random.random() < 0.25 for _ in range(count)),
+            kinds=tuple(random.choice(("same", "same", "own", "flat", "part", "echo")) for _ in range(count)),
             close=tuple(random.random() < 0.5 for _ in range(count)),
             pause=random.choice((0, 0, random.randrange(3000))),
             duration=random.choice((0, 1000, random.randrange(20_000))),
@@ -220,11 +224,17 @@ class Pair:
     secondary_link: ImpairLink
 
     def _talk(self, index: int) -> Talker:
-        kind = b"own" if self.scenario.own[index] else b"same"
-        request = b"".join(b"GET /%s/%d HTTP/1.1\r\n\r\n" % (kind, size) for size in self.scenario.sizes[index])
+        kind = self.scenario.kinds[index]
+        port = ECHO_PORT if kind == "echo" else HTTP_PORT
+        request = b"".join(b"GET /%s/%d HTTP/1.1\r\n\r\n" % (kind.encode(), size) for size in self._asked(index))
+        if kind == "echo":
+            request = expected(kind, self.scenario.sizes[index])[0]
         shut = "sent" if self.scenario.close[index] else "never"
-        connection = self.client.stack.connect((IPv4Interface(_GUEST).ip.packed, HTTP_PORT), self.world.now)
+        connection = self.client.stack.connect((IPv4Interface(_GUEST).ip.packed, port), self.world.now)
         return Talker(self.world, connection, request, shut=shut)
+
+    def _asked(self, index: int) -> tuple[int, ...]:
+        return asked(self.scenario.kinds[index], self.scenario.sizes[index])
 
     def _plan(self) -> None:
         scenario = self.scenario
@@ -290,9 +300,9 @@ class Pair:
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
-    def _feed(self, link: ImpairLink, number: int, now: Micros) -> bool:
+    def _feed(self, link: ImpairLink, number: int, now: Micros, until: Micros | None = None) -> bool:
         feed = (self.proxy.from_client, self.proxy.from_primary, self.proxy.from_secondary)[number]
-        frames = link.recv(now, _BATCH)
+        frames = link.recv(now if until is None else until, _BATCH)
         for frame in frames:
             if number == 1 and self.flipping:
                 frame = self.auditor.flipped(frame)
@@ -300,8 +310,10 @@ class Pair:
         return bool(frames)
 
     def _drain(self, now: Micros) -> None:
-        while self._feed(self.primary_link, 1, now) or self._feed(self.secondary_link, 2, now):
-            pass
+        """Everything that was sent before the pause, what is under way included: as a marker behind it would tell."""
+        for number, link in ((1, self.primary_link), (2, self.secondary_link)):
+            while self._feed(link, number, now, now + SECOND):
+                pass
 
     def _proxy_step(self, now: Micros) -> bool:
         proxy = self.proxy
@@ -315,7 +327,10 @@ class Pair:
         to_client = proxy.to_client()
         for frame in to_client:
             if not alone:
-                self.auditor.check(frame)
+                # What a broken machine repeats is noticed as long as what it repeats is remembered, and counted after
+                # that.
+                forgotten = self.flipping and proxy.counters["compare.retransmission_unverified"] > 0
+                self.auditor.check(frame, payload=not forgotten)
         for queue, frames in zip(self.unsent, (to_client, proxy.to_primary(), proxy.to_secondary()), strict=True):
             queue += [(frame,) for frame in frames]
         for number, (queue, link) in enumerate(zip(self.unsent, links, strict=True)):
@@ -348,9 +363,7 @@ class Pair:
 
     def _is_done(self, index: int) -> bool:
         talker = self.talkers[index]
-        sizes = self.scenario.sizes[index]
-        heads = sum(len(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size) for size in sizes)
-        whole = len(talker.received) >= heads + sum(sizes)
+        whole = len(talker.received) >= len(expected(self.scenario.kinds[index], self.scenario.sizes[index])[0])
         return talker.closed or (whole and (talker.eof or not self.scenario.close[index]))
 
     def run(self) -> None:
@@ -372,14 +385,40 @@ class Pair:
                 break
             self.world.clock.jump_to(instant)
             self.client.stack.tick(self.world.now)
+        if self.scenario.flip or self.scenario.reset:
+            return  # what a broken machine owes its client cannot be told
         stuck = [index for index in range(len(self.talkers)) if not self._is_done(index)]
         raise Violation(
             f"connections {stuck} stand still at {self.world.now} us: {self.proxy.role}, {self.proxy.differences}"
         )
 
 
-def expected_answers(sizes: tuple[int, ...], received: bytes, *, own: bool) -> str:
+def asked(kind: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes that are asked for: nothing comes after an answer that ends the connection."""
+    return sizes[:1] if kind == "part" else sizes
+
+
+@cache
+def expected(kind: str, sizes: tuple[int, ...]) -> tuple[bytes, ...]:
+    """Everything that a client may receive on one connection: one of these, whole.
+
+    For answers that differ only their form is given, with a body of zeros.
+    """
+    if kind == "echo":
+        return (body_bytes(b"echo", 0, sum(sizes)),)
+    bodies = {"same": (b"",), "part": (b"",), "flat": (FLAT, FLAWED), "own": (b"",)}[kind]
+    choices = [b""]
+    for size in asked(kind, sizes):
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+        own = [bytes(size)] if kind == "own" else [body_bytes(seed or b"%d" % size, 0, size, size) for seed in bodies]
+        choices = [before + head + body for before in choices for body in own]
+    return tuple(choices)
+
+
+def wrong_answer(kind: str, sizes: tuple[int, ...], received: bytes) -> str:
     """What is wrong with what a client received, "" if nothing is."""
+    if kind != "own":
+        return "" if received in expected(kind, sizes) else f"{len(received)} bytes that nobody would have sent"
     at = 0
     for size in sizes:
         head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
@@ -388,8 +427,9 @@ def expected_answers(sizes: tuple[int, ...], received: bytes, *, own: bool) -> s
         at += len(head)
         body = received[at : at + size]
         at += size
-        seeds = [b"%d" % size] if not own else [b"%d of %d" % (n, who) for n in range(1, 40) for who in (1, 2)]
-        if size and not any(body == body_bytes(seed, 0, size) for seed in seeds):
+        seeds = [b"%d of %d" % (n, who) for n in range(1, 40) for who in (1, 2)]
+        alike = [seed for seed in seeds if body[:32] == body_bytes(seed, 0, min(size, 32))]
+        if not any(body == body_bytes(seed, 0, size) for seed in alike):
             return f"the body of {size} bytes at {at - size} is of neither machine, or of both"
     return "" if at == len(received) else f"{len(received) - at} bytes too many"
 
@@ -408,7 +448,7 @@ def run(scenario: PairScenario) -> Pair:
             continue
         if talker.connection.error is not None:
             raise Violation(f"connection {index} ended with {talker.connection.error}")
-        wrong = expected_answers(scenario.sizes[index], bytes(talker.received), own=scenario.own[index])
+        wrong = wrong_answer(scenario.kinds[index], scenario.sizes[index], bytes(talker.received))
         if wrong:
             raise Violation(f"connection {index}: {wrong}")
     return pair

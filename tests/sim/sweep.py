@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Final
 
+from tests.sim import pair
 from tests.sim.scenario import Scenario, run
 
+KINDS: Final = ("delivery", "pair")
+"""One transfer between two stacks; a client and two replicas behind the proxy."""
 
-def attempt(seed: int) -> str:
+
+def attempt(kind: str, seed: int) -> str:
     """Run the scenario of ``seed``; returns what went wrong, "" if nothing did."""
     try:
-        run(Scenario.of(seed))
+        if kind == "pair":
+            pair.run(pair.PairScenario.of(seed))
+        else:
+            run(Scenario.of(seed))
     except Exception as error:  # noqa: BLE001  (whatever leaves the core is the finding)
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def sweep(first: int, count: int, *, jobs: int | None = None) -> dict[int, str]:
+def sweep(first: int, count: int, *, kind: str = "delivery", jobs: int | None = None) -> dict[int, str]:
     """Run ``count`` scenarios from seed ``first`` on; returns the failures: seed -> what went wrong."""
     seeds = range(first, first + count)
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        outcomes = pool.map(attempt, seeds, chunksize=16)
+        outcomes = pool.map(attempt, [kind] * count, seeds, chunksize=16)
         return {seed: failure for seed, failure in zip(seeds, outcomes, strict=True) if failure}

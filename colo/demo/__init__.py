@@ -1,0 +1,1 @@
+"""The demonstrations, and what a person sees of them."""
