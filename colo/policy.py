@@ -233,5 +233,5 @@ class Policy:
         if self._asked or self.since is None:
             return None
         if self.mode is Mode.COMPARE:
-            return now if done is None or done < self.since else None
+            return now if done is None or done <= self.since else None
         return self.since if done is None else max(done + self.config.periodic_interval, self.since)

@@ -151,8 +151,7 @@ class TcpTrack:
         return me.nxt - _MAX_WINDOW <= seq and seq + length <= max(peer.right, me.nxt) + _SLACK + (1 if length else 0)
 
     def _on_rst(self, me: Direction, peer: Direction, seq: int, counters: Counters) -> State:
-        """A reset counts where its receiver would take it: at its next byte, or within its window (RFC 5961 section
-        3.2).
+        """A reset counts where its receiver would take it, from its next byte on (RFC 5961 section 3.2).
 
         Of a SYN that is refused the number is 0, or nothing is known of the end that refuses it.
         """

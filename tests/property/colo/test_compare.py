@@ -80,8 +80,7 @@ def test_one_stream_sent_in_two_ways_is_equal(pair: tuple[list[tuple[bool, bytes
 
 
 def _new_ones(frames: Sequence[bytes]) -> list[bytes]:
-    """The frames that carry something for the first time, judged by what the same frames carry in the primary's
-    order."""
+    """The frames that repeat nothing, as far as that is told from a frame alone: those without payload."""
     return [frame for frame in frames if not _payload(frame)]
 
 
