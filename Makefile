@@ -36,8 +36,10 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
 	@touch $@ $(VENV)/.installed
 
-demo: $(VENV)/.installed ## download through the stack, with a real client in a namespace, and check what arrived
+demo: $(VENV)/.installed ## transfers through the stack, checked; then two replicas, a difference and a failover
 	@$(BIN)/pystack demo $(ARGS)
+	@echo
+	@$(BIN)/colo demo
 
 test: $(VENV)/.installed-test ## run all tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest $(ARGS)

@@ -109,8 +109,8 @@ class Policy:
     """
 
     __slots__ = (
-        "_asked", "_completed_at", "_differs", "_peaceful_since", "_recent", "_relapsing", "config", "counters",
-        "forced", "hold", "mean_duration", "mode", "since", "table_is_full", "why",
+        "_asked", "_completed_at", "_differs", "_overflowed", "_peaceful_since", "_recent", "_relapsing", "config",
+        "counters", "forced", "hold", "mean_duration", "mode", "since", "table_is_full", "why",
     )  # fmt: skip
 
     def __init__(self, config: PolicyConfig | None = None, counters: Counters | None = None) -> None:
@@ -127,6 +127,7 @@ class Policy:
         self._recent: deque[tuple[Micros, Micros]] = deque(maxlen=self.config.max_rate + 1)
         self._completed_at: Micros | None = None
         self._asked = False  # for a periodic checkpoint that has not completed
+        self._overflowed = False  # a connection found no room since the last completion
         self._relapsing = False  # periodic mode was left, and peace has not come since
         self._peaceful_since: Micros = 0
 
@@ -137,7 +138,7 @@ class Policy:
         if reason == PERIODIC:
             self._asked = True
         elif reason == TABLE_FULL:
-            self.table_is_full = True
+            self.table_is_full = self._overflowed = True
         elif reason not in UNCOUNTED:
             self._differs = True
 
@@ -146,17 +147,21 @@ class Policy:
         first = self._completed_at is None
         self.mean_duration = duration if first else (7 * self.mean_duration + duration) // 8
         self._completed_at = now
-        self._asked = False
+        self._asked = self._overflowed = False
         if self._differs:
             self._differs = False
             self._recent.append((now, duration))
 
     def on_table(self, live: int, capacity: int, now: Micros) -> None:  # noqa: ARG002 - every event has its time
-        """``live`` of at most ``capacity`` connections are tracked."""
+        """``live`` of at most ``capacity`` connections are tracked.
+
+        A connection that found no room (the reason ``table_full``) outweighs a table that looks empty again, until a
+        checkpoint has completed.
+        """
         if live >= capacity:
             self.table_is_full = True
         elif live * 100 < capacity * self.config.table_back_percent:
-            self.table_is_full = False
+            self.table_is_full = self._overflowed
 
     # ------------------------------------------------------------------------------------------------- what comes of it
 
@@ -167,6 +172,8 @@ class Policy:
 
     def is_too_dear(self, now: Micros) -> bool:
         """Whether differences cause more or longer checkpoints than pays."""
+        if not self._recent:
+            return False
         if self.recent(now) > self.config.max_rate:
             return True
         span = max(self.config.window, COST_CHECKPOINTS * self.mean_duration)

@@ -200,12 +200,15 @@ class TcpFlow:
         """Hold a retransmission before what is new.
 
         Behind it, it could wait for ever: the client has lost what it repeats and acknowledges nothing until it comes,
-        the secondary sends nothing new until the client acknowledges, and what is new waits for the secondary.
+        the secondary sends nothing new until the client acknowledges, and what is new waits for the secondary. One that
+        is covered leaves before everything, even before the larger frame that it repeats a part of, unless the SYN has
+        not left yet.
         """
         held = self.held
         at = 0
-        while at < len(held) and held[at][START] < record[STOP]:
-            at += 1
+        if held[0][FLAGS] & SYN or not self._covered(record):
+            while at < len(held) and held[at][START] < record[STOP]:
+                at += 1
         held.insert(at, record)
 
     def _primary_opens(self, packet: Packet) -> None:

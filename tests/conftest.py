@@ -77,6 +77,7 @@ _MISSING: dict[str, Callable[[], str]] = {
     "netns": _missing_netns,
     "userns": _missing_userns,
     "tap": _missing_tap,
+    "cc": _program("cc", "gcc libc6-dev"),
     "busybox": _program("busybox", "busybox-static"),
     "curl": _program("curl", "curl"),
     "dig": _program("dig", "dnsutils (dig)"),

@@ -9,18 +9,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "counters.md"
 LAYERS = (
-    "arp|capture|dhcp|dns|ethernet|gateway|host|icmp|icmpv6|impair|ip|ipv4|ipv6|link|neighbours|pcap|ping|qemu|"
-    "rewriter|segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
+    "arp|capture|channel|checkpoint|compare|dhcp|dns|ethernet|flow|gateway|host|icmp|icmpv6|impair|ip|ipv4|ipv6|link|mirror|neighbours|notify|pcap|ping|"
+    "policy|proxy|qemu|rewriter|segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
 )
-NAME = re.compile(rf"({LAYERS})\.[a-z0-9_]*[a-z0-9]")
+NAME = re.compile(rf"({LAYERS})\.[a-z0-9_.]*[a-z0-9]")
 
 FAMILY = re.compile(rf"({LAYERS})\.[a-z0-9_]+_")
 
 
+def _files() -> set[Path]:
+    return {path for package in ("pystack", "colo") for path in (ROOT / package).rglob("*.py")}
+
+
 def counters_in_code() -> set[str]:
-    """Every string in pystack that has a counter's form: `layer.what`."""
+    """Every string in pystack and colo that has a counter's form: `layer.what`."""
     found: set[str] = set()
-    files = set((ROOT / "pystack").rglob("*.py")) - {ROOT / "pystack" / "__init__.py"}  # which names modules
+    files = _files() - {ROOT / "pystack" / "__init__.py"}  # which names modules
     for path in sorted(files):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and NAME.fullmatch(node.value):
@@ -31,7 +35,7 @@ def counters_in_code() -> set[str]:
 def families_in_code() -> tuple[str, ...]:
     """What stands before the variable part of counters that are made as f"layer.prefix_{reason}"."""
     found: set[str] = set()
-    for path in (ROOT / "pystack").rglob("*.py"):
+    for path in _files():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.JoinedStr(values=[ast.Constant(value=str(first)), *_]) if FAMILY.fullmatch(first):

@@ -133,6 +133,21 @@ def test_a_retransmission_overtakes_what_waits_for_the_secondary(bench: Bench) -
     assert bench.s(bench.secondary.data(24, b"new")) == 1
 
 
+def test_a_retransmission_overtakes_the_large_frame_that_it_is_a_part_of(bench: Bench) -> None:
+    """Its last bytes may wait for the client to have the first."""
+    bench.open()
+    assert bench.both(bench.primary.data(0, HELLO * 4), bench.secondary.data(0, HELLO)) == 0
+    assert bench.p(bench.primary.data(0, HELLO[:5])) == 1
+    assert bench.s(bench.secondary.data(24, HELLO * 3)) == 1
+    assert bench.reasons == []
+
+
+def test_a_retransmission_does_not_overtake_the_syn(bench: Bench) -> None:
+    assert bench.p(bench.primary.syn_ack(), bench.primary.data(0, b"abc"), bench.primary.data(0, b"abc")) == 0
+    assert bench.s(bench.secondary.syn_ack()) == 1
+    assert bench.s(bench.secondary.data(0, b"abc")) == 2
+
+
 def test_a_retransmission_with_new_bytes_behind_waits_for_those(bench: Bench) -> None:
     bench.open()
     bench.both(bench.primary.data(0, b"12345"), bench.secondary.data(0, b"12345"))

@@ -6,6 +6,7 @@ import pytest
 
 from colo.replica import Replica
 from colo.service import WebService, body_bytes
+from pystack import Stack
 from pystack.testing.world import World
 
 
@@ -14,37 +15,38 @@ def _machine(world: World, identity: int) -> Replica:
     return Replica(host.stack, WebService(host.stack), identity=identity)
 
 
+def _other() -> tuple[Stack, WebService]:
+    """A machine that has lived otherwise."""
+    host = World(seed=99).host("10.0.0.2/24")
+    return host.stack, WebService(host.stack)
+
+
 @pytest.mark.parametrize("moment", [1, 5, 9, 14, 20, 31, 47])
 def test_a_copy_made_at_any_moment_continues_the_download(moment: int) -> None:
     world = World(seed=moment)
-    client = world.host("10.0.0.1/24")
-    original = _machine(world, 1)
-    copy = _machine(world, 2)
-    copy.stack = original.stack  # replaced below; the host of the world is the original's
-    server = world.hosts[1]
-    world.hosts.pop()
+    client, server = world.host("10.0.0.1/24"), world.host("10.0.0.2/24")
     world.link(client, server)
-    machine = original
-    steps = 0
-
-    def serve() -> None:
-        nonlocal machine, steps
-        steps += 1
-        if steps == moment:
-            copy.restore(original.snapshot())
-            assert copy.stack is not original.stack
-            machine = copy
-            server.stack = copy.stack
-        machine.service.step(machine.stack, machine.identity, world.now)
-        world.after(100, serve)
-
-    serve()
+    world.hosts.remove(server)  # the test steps it
+    link = server.link
+    assert link is not None
+    machine = Replica(server.stack, WebService(server.stack), identity=1)
     talker = world.connect(client, server, 80, send=b"GET /same/200000 HTTP/1.1\r\n\r\n", shut="never")
     expected = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + body_bytes(b"200000", 0, 200_000)
-    assert world.run(until=lambda: len(talker.received) >= len(expected), seconds=60)
+    for step in range(2000):
+        if step == moment:
+            copy = Replica(*_other(), identity=2)
+            copy.restore(machine.snapshot())
+            assert copy.stack is not machine.stack
+            machine = copy
+        for frame in link.recv(world.now):
+            machine.receive(frame, world.now)
+        machine.tick(world.now)
+        link.send(machine.frames(world.now), world.now)
+        world.step()
+        world.clock.advance(200)
+        client.stack.tick(world.now)
     assert bytes(talker.received) == expected
-    assert steps > moment
-    assert machine is copy
+    assert machine.identity == 2
 
 
 def test_a_body_is_the_same_however_it_is_cut() -> None:
