@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pystack.wire.packet import ACK, FIN, PSH, RST, SYN, parse_untrusted
@@ -24,7 +26,7 @@ def test_a_syn_ack_waits_for_the_secondarys_whatever_its_number(bench: Bench) ->
 
 
 @pytest.mark.parametrize("change", [{"mss": 1400}, {"scale": None}, {"scale": 3}, {"sack": False}])
-def test_options_that_are_negotiated_otherwise_are_a_difference(bench: Bench, change: dict[str, int]) -> None:
+def test_options_that_are_negotiated_otherwise_are_a_difference(bench: Bench, change: dict[str, Any]) -> None:
     assert bench.both(bench.primary.syn_ack(), bench.secondary.syn_ack(**change)) == 0
     assert bench.reasons == ["options"]
 
