@@ -611,6 +611,21 @@ def test_a_command_that_completes_just_before_it_is_killed_has_served_the_retry(
     assert command.take_command() is None
 
 
+def test_a_command_that_hangs_in_its_pause_makes_room_for_the_retry(command: CommandClient) -> None:
+    checkpoints = Checkpoints(command)
+    checkpoints.request("payload", 0)
+    job = running(command)
+    command.feed(job.serial, b"paused\n")
+    assert checkpoints.advance(1) == [Step.PAUSED]
+    assert checkpoints.advance(CONFIG.completion_timeout) == [Step.FAILED]
+    now = CONFIG.completion_timeout + CONFIG.retry_after
+    checkpoints.advance(now)
+    command.ended(job.serial, -9)
+    assert checkpoints.advance(now + 1) == []
+    assert running(command).serial == job.serial + 1
+    assert checkpoints.counters["checkpoint.failed"] == 1
+
+
 def test_a_command_that_is_killed_in_the_pause_fails_the_retry(command: CommandClient) -> None:
     checkpoints = Checkpoints(command)
     checkpoints.request("payload", 0)
