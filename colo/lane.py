@@ -24,9 +24,12 @@ _IPV4_NO_OPTIONS: Final = 0x08004500  # EtherType, version and header length; th
 _IPV4_MASK: Final = 0xFFFFFF00
 _TCP_WHOLE: Final = 6  # protocol; no MF, no offset
 _TCP_MASK: Final = 0x3FFF00FF
-_ACK_ONLY: Final = 0x10
-_FLAGS_MASK: Final = 0x0FF7  # reserved bits and all flags but PSH
-_DATA_OFFSET_MIN: Final = 0x5000
+# Acknowledgement, data offset, flags and window stand together in the header, and are read as one integer.
+_ACK_ONLY: Final = 0x10 << 16
+_FLAGS_MASK: Final = 0x0FF7 << 16  # reserved bits and all flags but PSH
+_DATA_OFFSET: Final = 0xF000 << 16
+_DATA_OFFSET_MIN: Final = 0x5000 << 16
+_ACK_AND_WINDOW: Final = 0xFFFF_FFFF_0000_FFFF
 _COPIED: Final = 2048  # longer payloads are compared through a view, shorter ones through a slice
 
 Slow: TypeAlias = Callable[[bytes, int, int, Micros], int]
@@ -60,7 +63,7 @@ class Lane:
         self.vnet_hdr_len = vnet_hdr_len
         # The prefix as one integer, which an ordinary frame's total length predicts: length, or length and header
         # length.
-        self._struct = struct.Struct(f"!{'Q' if framing.vnet else 'I'}{vnet_hdr_len + 12}xIH2xIxx12sIIHH")
+        self._struct = struct.Struct(f"!{'Q' if framing.vnet else 'I'}{vnet_hdr_len + 12}xIH2xIxx12sIQ")
         self._scale = 1 << 32 if framing.vnet else 1
         self._overhead = framing.prefix + vnet_hdr_len + 14
         self._bias = ((vnet_hdr_len + 14) << 32 | vnet_hdr_len) if framing.vnet else 14
@@ -80,22 +83,22 @@ class Lane:
         last_range: list[Any] | None = None
         released = 0
         while at <= last:
-            prefix, kind, total, protocol, key, seq, ack, word, window = unpack(data, at)
+            prefix, kind, total, protocol, key, seq, tail = unpack(data, at)
             end = at + overhead + total
             if (
                 kind & _IPV4_MASK == _IPV4_NO_OPTIONS
                 and protocol & _TCP_MASK == _TCP_WHOLE
-                and word & _FLAGS_MASK == _ACK_ONLY
+                and tail & _FLAGS_MASK == _ACK_ONLY
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
                 and flow.p_open
                 and seq == flow.p_nxt & MASK
-                and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
-                and word >= _DATA_OFFSET_MIN
+                and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
+                and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
             ):
-                if ack != flow.p_ack_raw or window != flow.p_window_raw:
-                    flow.primary_acked_again(ack, window)
+                if tail & _ACK_AND_WINDOW != flow.p_told:
+                    flow.primary_acked_again(tail >> 32, tail & 0xFFFF)
                 start = flow.p_nxt
                 stop = start + end - payload
                 s_nxt = flow.s_nxt
@@ -167,24 +170,24 @@ class Lane:
         last_range: list[Any] = [0, None, 0, -1]
         released = 0
         while at <= last:
-            prefix, kind, total, protocol, key, seq, ack, word, window = unpack(data, at)
+            prefix, kind, total, protocol, key, seq, tail = unpack(data, at)
             end = at + overhead + total
             if (
                 kind & _IPV4_MASK == _IPV4_NO_OPTIONS
                 and protocol & _TCP_MASK == _TCP_WHOLE
-                and word & _FLAGS_MASK == _ACK_ONLY
+                and tail & _FLAGS_MASK == _ACK_ONLY
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
                 and flow.s_open
                 and seq == flow.s_nxt & MASK
-                and (payload := at + overhead + 20 + (word >> 10 & 0x3C)) <= end
-                and word >= _DATA_OFFSET_MIN
+                and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
+                and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
             ):
                 start = flow.s_nxt
                 stop = start + end - payload
                 if start == stop:
-                    flow.secondary_acked_again(ack, window)
+                    flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                     if flow.held:
                         flow.advance()
                     at = end
@@ -199,8 +202,8 @@ class Lane:
                         )
                     ):
                         # The same bytes in one piece as the primary's.
-                        if ack != flow.s_ack_raw or window != flow.s_window_raw:
-                            flow.secondary_acked_again(ack, window)
+                        if tail & _ACK_AND_WINDOW != flow.s_told:
+                            flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                         del flow.ahead[0]
                         flow.s_nxt = stop
                         held = flow.held

@@ -97,20 +97,18 @@ class TcpFlow:
         "limit",
         "out",
         "p_ack",
-        "p_ack_raw",
         "p_nxt",
         "p_open",
         "p_right",
-        "p_window_raw",
+        "p_told",
         "rst_p",
         "rst_s",
         "rst_s_frame",
         "s_ack",
-        "s_ack_raw",
         "s_nxt",
         "s_open",
         "s_right",
-        "s_window_raw",
+        "s_told",
     )  # fmt: skip
 
     def __init__(self, key: bytes, out: Outbox, limit: int) -> None:
@@ -134,7 +132,7 @@ class TcpFlow:
         self._base = UNSET  # of what lies below nothing is known
         self._first = UNSET  # where the stream begins, or began to be followed: differences are told from there on
         self.p_ack = self._p_top_ack = self.s_ack = UNSET
-        self.p_ack_raw = self.p_window_raw = self.s_ack_raw = self.s_window_raw = -1
+        self.p_told = self.s_told = -1  # the last acknowledgement and window as in the header, for the lanes
         self.p_right = self._p_top_right = self.s_right = 0
         self._shift = 0
         self._iss_p = self._iss_s = -1  # as in the header
@@ -259,8 +257,7 @@ class TcpFlow:
         """Note another acknowledgement or window than that of the last frame."""
         number = self._unwrap_ack(ack, self.p_ack)
         self.p_ack = number
-        self.p_ack_raw = ack
-        self.p_window_raw = window_field if shift == self._shift else -1  # a SYN's is not scaled: the lanes look again
+        self.p_told = ack << 32 | window_field if shift == self._shift else -1  # a SYN's is not scaled
         self.p_right = number + (window_field << shift)
         if number > self._p_top_ack:
             self._p_top_ack = number
@@ -353,8 +350,7 @@ class TcpFlow:
 
     def secondary_acked(self, ack: int, window_field: int, shift: int) -> None:
         """Note another acknowledgement or window than that of the last frame. Neither goes back."""
-        self.s_ack_raw = ack
-        self.s_window_raw = window_field if shift == self._shift else -1
+        self.s_told = ack << 32 | window_field if shift == self._shift else -1
         number = self._unwrap_ack(ack, self.s_ack)
         if self.s_ack != UNSET and number - self.s_ack > _FAR:
             self.out.counters.bump("compare.out_of_window")
