@@ -51,7 +51,6 @@ _FAR: Final = 1 << 30  # RFC 7323 section 2.3: no window is larger, so no honest
 _HISTORY: Final = 32
 REMEMBERING: Final = 512
 """How many flows remember what they have released, `_HISTORY` frames each: more would cost more than they tell."""
-_WAITING_SYN: Final = 16
 _CLOSING: Final = FIN | RST
 
 Negotiated = tuple[int, "int | None", "int | None", bool, bool]
@@ -294,7 +293,7 @@ class TcpFlow:
             return
         if self._next_s or (flags & SYN and not self._is_answer(packet)):
             # The secondary opens a connection that the primary has not opened yet: all this belongs to that one.
-            if len(self._next_s) < _WAITING_SYN:
+            if len(self._next_s) < self.limit:
                 self._next_s.append((packet, data, shift, low, high, now))
             else:
                 self.out.counters.bump("compare.secondary_early")
