@@ -6,6 +6,10 @@ whatever the size of the table.
 
 What happens at the bound is the owner's choice, `AtBound`. Whether a flow is unfinished (half-open, or at its end) is
 told by `FlowTable.mark`, in the order in which they should make room.
+
+A flow that is removed leaves its entry in the heap, which would keep it in memory until its time would have come: under
+a flood, all the flows of the last minutes. So the heap is made anew from the flows that are there when most of it is
+of others; that is a constant cost for each flow that was added.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from pystack.counters import Counters
 from pystack.timers import NEVER, Timers
 
 DEFAULT_CAPACITY: Final = 65_536
+
+_STALE_SLACK: Final = 256  # entries of the heap that are not worth making it anew
 
 
 class AtBound(Enum):
@@ -55,8 +61,10 @@ class FlowTable(Generic[FlowT]):
 
     Attributes:
         flows: by key; the same dictionary for good, for hot paths to look into.
-        timers: of all flows; `Timers.arm` a flow after its deadline became earlier.
+        timers: of all flows; `Timers.arm` a flow after its deadline became earlier. Not the same object for good.
         counters: ``flow.table_full`` (refused), ``flow.evicted``.
+
+    Invariant: the heap of ``timers`` stays within a small multiple of ``capacity``, however many flows come and go.
     """
 
     __slots__ = ("_ages", "_at_bound", "_capacity", "_unfinished", "counters", "flows", "timers")
@@ -85,7 +93,7 @@ class FlowTable(Generic[FlowT]):
         return self._capacity
 
     def add(self, flow: FlowT) -> list[FlowT] | None:
-        """Add ``flow`` and arm its deadline. O(1), and O(log n) for the timer.
+        """Add ``flow``, an object and a key that are new here, and arm its deadline. O(1), O(log n) for the timer.
 
         Returns:
             The flows that made room for it, none or one; None when it was refused.
@@ -103,7 +111,16 @@ class FlowTable(Generic[FlowT]):
         if self._at_bound is AtBound.EVICT_OLDEST:
             self._ages[flow.key] = None
         self.timers.arm(flow)
+        if len(self.timers) > 3 * len(self.flows) + _STALE_SLACK:
+            self._renew_timers()
         return evicted
+
+    def _renew_timers(self) -> None:
+        """Forget the entries of flows that are gone. Only here, where no timer is being fired."""
+        self.timers = Timers()
+        for flow in self.flows.values():
+            flow.armed_at = NEVER
+            self.timers.arm(flow)
 
     def _victim(self) -> FlowT | None:
         if self._at_bound is AtBound.REFUSE:
@@ -136,3 +153,13 @@ class FlowTable(Generic[FlowT]):
     def next_timeout(self) -> Micros | None:
         """When `tick` has something to do."""
         return self.timers.next_timeout()
+
+    def _check(self) -> None:
+        """The invariants, for tests."""
+        assert len(self.flows) <= self._capacity
+        assert self._unfinished.keys() <= self.flows.keys()
+        assert self._ages.keys() == (self.flows.keys() if self._at_bound is AtBound.EVICT_OLDEST else set())
+        assert len(self.timers) <= 6 * self._capacity + 3 * _STALE_SLACK
+        for key, flow in self.flows.items():
+            assert flow.key == key
+            assert flow.armed_at <= flow.deadline

@@ -1,179 +1,75 @@
-"""The tracker: states, numbers, lifetimes and bounds, as an observer between both ends sees them."""
+"""The tracker's flows: of every protocol, with a lifetime by state, and returned when they end.
+
+What it makes of a TCP connection is in test_tcp_track.py, its bounds in test_tracker_bounds.py.
+"""
 
 from __future__ import annotations
 
-import tracemalloc
-
 import pytest
 
-from pystack.counters import Counters
-from pystack.flow.table import AtBound
-from pystack.flow.tracker import State, Timeouts, TrackedFlow, Tracker
-from pystack.testing.frames import Crafter
-from pystack.wire import tcp, udp
-from pystack.wire.packet import ACK, FIN, RST, SYN, Packet, parse_untrusted
+from pystack.clock import SECOND
+from pystack.flow.tracker import State, Timeouts, Tracker
+from pystack.wire import udp
+from pystack.wire.packet import ACK, FIN, RST, SYN
+from tests.unit.flow.rewriting import CLIENT6, GUEST6, Lane
+from tests.unit.flow.test_key_and_table import six, six_echo, six_error, six_tcp, tagged
+from tests.unit.flow.tracking import CLIENT, SERVER, Watch, opened, parse
 
-SECOND = 1_000_000
-CLIENT = Crafter("10.0.0.9", "10.0.0.2")
-SERVER = Crafter("10.0.0.2", "10.0.0.9")
-
-
-class Watch:
-    """A tracker, and the two ends of one connection to feed it with."""
-
-    def __init__(self, *, client_iss: int = 100, server_iss: int = 0xFFFF_FFF0, **options: object) -> None:
-        self.tracker = Tracker(**options)  # type: ignore[arg-type]
-        self.now = 0
-        self.client_iss, self.server_iss = client_iss, server_iss
-        self.flow: TrackedFlow | None = None
-
-    def client(self, offset: int, flags: int, ack: int = 0, payload: bytes = b"", **fields: object) -> State:
-        return self._feed(CLIENT, 5000, 80, self.client_iss + offset, self.server_iss + ack, flags, payload, **fields)
-
-    def server(self, offset: int, flags: int, ack: int = 0, payload: bytes = b"", **fields: object) -> State:
-        return self._feed(SERVER, 80, 5000, self.server_iss + offset, self.client_iss + ack, flags, payload, **fields)
-
-    def _feed(
-        self, wire: Crafter, sport: int, dport: int, seq: int, ack: int, flags: int, payload: bytes, **fields: object
-    ) -> State:
-        frame = wire.tcp(
-            sport=sport, dport=dport, seq=seq & 0xFFFF_FFFF, ack=ack & 0xFFFF_FFFF if flags & ACK else 0,
-            flags=flags, payload=payload, **fields,
-        )  # fmt: skip
-        packet = parse_untrusted(frame, 0, Counters())
-        assert packet is not None
-        self.flow = self.tracker.observe(packet, self.now)
-        assert self.flow is not None
-        return self.flow.state
-
-    def open(self) -> None:
-        assert self.client(0, SYN, options=tcp.build_options(mss=1460, window_scale=7)) is State.SYN_SENT
-        assert self.server(0, SYN | ACK, 1, options=tcp.build_options(mss=1460, window_scale=2)) is State.SYN_RECEIVED
-        assert self.client(1, ACK, 1) is State.ESTABLISHED
-
-    def close(self) -> None:
-        assert self.client(1, FIN | ACK, 1) is State.CLOSING
-        assert self.server(1, ACK, 2) is State.CLOSING
-        assert self.server(1, FIN | ACK, 2) is State.CLOSING
-        assert self.client(2, ACK, 2) is State.TIME_WAIT
-
-    @property
-    def counters(self) -> Counters:
-        return self.tracker.counters
+DAY = 86_400 * SECOND
 
 
-@pytest.fixture
-def watch() -> Watch:
-    return Watch()
-
-
-def test_a_connection_from_its_first_syn_to_time_wait(watch: Watch) -> None:
-    watch.open()
-    watch.close()
-    assert watch.tracker.live == 0
-    assert len(watch.tracker) == 1
-    assert watch.flow is not None
-    assert watch.flow.packets == [3, 4] or watch.flow.packets == [4, 3]
-
-
-def test_numbers_are_absolute_across_the_wrap_and_windows_scaled(watch: Watch) -> None:
-    watch.open()
-    watch.server(1, ACK, 1, b"x" * 100, window=60_000)
-    flow = watch.flow
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (CLIENT.udp(5000, 53), SERVER.udp(53, 5000)),
+        (CLIENT.echo(7), SERVER.echo(7, kind=0)),
+        (CLIENT.ipv4(47, b"x"), SERVER.ipv4(47, b"y")),
+        (tagged(CLIENT.udp(1, 2), 5), tagged(SERVER.udp(2, 1), 5, priority=3)),
+        (six_echo(1), six_echo(1, reply=True)),
+        (six(50, bytes(8)), six(50, bytes(8), back=True)),
+        (
+            six(17, udp.build(src=GUEST6, dst=CLIENT6, sport=1, dport=2, payload=b"")),
+            six(17, udp.build(src=CLIENT6, dst=GUEST6, sport=2, dport=1, payload=b""), back=True),
+        ),
+    ],
+)
+def test_what_is_not_tcp_is_established_when_both_ends_were_heard(there: bytes, back: bytes) -> None:
+    tracker = Tracker()
+    flow = tracker.observe(parse(there), 5)
     assert flow is not None
-    assert flow.tcp is not None
-    server = flow.tcp.ends[1 - flow.opener]
-    assert server.nxt - server.iss == 101
-    assert server.right - server.ack == 60_000 << 2
-    assert server.nxt & 0xFFFF_FFFF == (watch.server_iss + 101) & 0xFFFF_FFFF
+    assert (flow.state, flow.tcp, flow.since, tracker.live) == (State.NEW, None, 5, 1)
+    assert tracker.observe(parse(back), 9) is flow
+    assert (flow.state, flow.seen, flow.packets) == (State.ESTABLISHED, 9, [1, 1])
+    assert flow.proto == parse(there).proto
+    assert flow.version == parse(there).version
+    assert (len(tracker), tracker.live) == (1, 1)
+    assert tracker.get(parse(there)) is flow
+    tracker._check()
 
 
-def test_both_ends_may_open_at_once(watch: Watch) -> None:
-    """RFC 9293 section 3.5, figure 8."""
-    assert watch.client(0, SYN) is State.SYN_SENT
-    assert watch.server(0, SYN) is State.SYN_RECEIVED
-    watch.client(0, SYN | ACK, 1)
-    assert watch.server(0, SYN | ACK, 1) is State.SYN_RECEIVED
-    assert watch.client(1, ACK, 1) is State.ESTABLISHED
+def test_what_is_not_ip_has_no_flow() -> None:
+    tracker = Tracker()
+    assert tracker.observe(parse(CLIENT.arp_request()), 0) is None
+    assert tracker.get(parse(CLIENT.arp_request())) is None
+    assert (len(tracker), tracker.counters.snapshot()) == (0, {})
 
 
-def test_a_server_may_open_too(watch: Watch) -> None:
-    assert watch.server(0, SYN) is State.SYN_SENT
-    assert watch.client(0, SYN | ACK, 1) is State.SYN_RECEIVED
-    assert watch.server(1, ACK, 1) is State.ESTABLISHED
+def test_packets_are_counted_by_direction() -> None:
+    watch = opened()
+    watch.server(1, ACK, 1, b"x")
+    packets, opener = watch.tracked.packets, watch.tracked.opener
+    assert (packets[opener], packets[1 - opener]) == (2, 2)
 
 
-def test_both_may_close_at_once(watch: Watch) -> None:
-    watch.open()
-    assert watch.client(1, FIN | ACK, 1) is State.CLOSING
-    assert watch.server(1, FIN | ACK, 1) is State.CLOSING
-    watch.client(2, ACK, 2)
-    assert watch.server(2, ACK, 2) is State.TIME_WAIT
-
-
-def test_a_connection_that_is_met_midway(watch: Watch) -> None:
-    assert watch.server(5000, ACK, 700, b"data") is State.NEW
-    assert watch.client(700, ACK, 5004) is State.ESTABLISHED
-    assert watch.tracker.live == 1
-
-
-def test_retransmissions_and_disorder_do_not_move_it_back(watch: Watch) -> None:
-    watch.open()
-    watch.server(101, ACK, 1, b"y" * 100)
-    watch.server(1, ACK, 1, b"x" * 100)
-    watch.server(0, SYN | ACK, 1)
-    flow = watch.flow
+def test_a_virtio_net_hdr_may_stand_in_front() -> None:
+    tracker = Tracker()
+    frame = Lane(vnet_hdr=bytes(12)).segment(outward=False, flags=SYN)
+    flow = tracker.observe(parse(frame, 12), 0)
     assert flow is not None
-    assert flow.tcp is not None
-    assert flow.tcp.ends[1 - flow.opener].nxt - flow.tcp.ends[1 - flow.opener].iss == 201
-    assert flow.state is State.ESTABLISHED
-    assert watch.counters["flow.tcp_syn_again"] == 1
+    assert tracker.get(parse(frame[12:])) is flow
 
 
-def test_a_syn_in_an_open_connection_changes_nothing(watch: Watch) -> None:
-    watch.open()
-    watch.client_iss += 900_000
-    assert watch.client(0, SYN) is State.ESTABLISHED
-    assert watch.counters["flow.tcp_syn_in_connection"] == 1
-
-
-def test_ports_are_used_again_after_the_end(watch: Watch) -> None:
-    watch.open()
-    watch.close()
-    watch.client_iss, watch.server_iss = 7, 8
-    watch.open()
-    assert watch.tracker.live == 1
-    assert watch.counters["flow.reused"] == 1
-
-
-def test_a_refusal_ends_it(watch: Watch) -> None:
-    watch.client(0, SYN)
-    watch.server_iss = 0
-    assert watch.server(0, RST | ACK, 1) is State.CLOSED
-    assert watch.tracker.live == 0
-
-
-def test_a_reset_must_be_in_place(watch: Watch) -> None:
-    """RFC 5961 section 3.2: else anybody could end it."""
-    watch.open()
-    watch.server(1, ACK, 1, b"x" * 100)
-    watch.client(1, ACK, 101)
-    assert watch.server(50, RST, 1) is State.ESTABLISHED
-    assert watch.counters["flow.tcp_bad_rst"] == 1
-    assert watch.server(101, RST, 1) is State.CLOSED
-
-
-def test_numbers_far_outside_the_window_move_nothing(watch: Watch) -> None:
-    watch.open()
-    flow = watch.flow
-    assert flow is not None
-    assert flow.tcp is not None
-    before = [(end.nxt, end.ack) for end in flow.tcp.ends]
-    watch.server(0x3000_0000, ACK, 1, b"far")
-    watch.client(1, ACK, 0x6000_0000)
-    assert [(end.nxt, end.ack) for end in flow.tcp.ends] == before
-    assert watch.counters["flow.tcp_out_of_window"] == 1
-    assert watch.counters["flow.tcp_bad_ack"] == 1
+# --------------------------------------------------------------------------------------------------------------- time
 
 
 @pytest.mark.parametrize(
@@ -181,85 +77,143 @@ def test_numbers_far_outside_the_window_move_nothing(watch: Watch) -> None:
     [
         (CLIENT.udp(1, 2), Timeouts().udp),
         (CLIENT.echo(1), Timeouts().icmp),
+        (six_echo(1), Timeouts().icmp),
         (CLIENT.ipv4(47, b"x"), Timeouts().other),
         (CLIENT.tcp(flags=SYN, sport=1, dport=2), Timeouts().half_open),
+        (six_tcp(), Timeouts().half_open),
     ],
 )
 def test_each_kind_is_forgotten_after_its_time(frame: bytes, lifetime: int) -> None:
     tracker = Tracker()
-    packet = parse_untrusted(frame, 0, Counters())
-    assert packet is not None
-    flow = tracker.observe(packet, 0)
-    tracker.observe(packet, 5)  # which moves its deadline
+    flow = tracker.observe(parse(frame), 0)
+    tracker.observe(parse(frame), 5)  # which moves its deadline
     assert tracker.next_timeout() == lifetime + 5
     tracker.tick(lifetime + 4)
     assert len(tracker) == 1
     tracker.tick(lifetime + 5)
-    assert (len(tracker), tracker.live) == (0, 0)
+    assert (len(tracker), tracker.live, tracker.next_timeout()) == (0, 0, None)
     assert tracker.take_ended() == [flow]
     assert tracker.take_ended() == []
+    assert tracker.counters["flow.expired"] == 1
 
 
-def test_an_open_connection_lives_longer_than_one_that_has_ended(watch: Watch) -> None:
-    watch.open()
-    watch.tracker.tick(3600 * SECOND)
-    assert watch.tracker.live == 1
-    watch.now = 3600 * SECOND
-    watch.close()
-    watch.tracker.tick(watch.now + Timeouts().time_wait)
+def test_each_state_has_its_lifetime() -> None:
+    """As the states come, each longer or shorter than the one before."""
+    timeouts = Timeouts(
+        half_open=10, established=50, half_closed=40, closing=30, time_wait=20, closed=5, udp=1, icmp=1, other=1
+    )
+    watch = Watch(tracker=Tracker(timeouts=timeouts))
+    expected = []
+
+    def say(call: object, lifetime: int, *arguments: object) -> None:
+        watch.now += 1
+        call(*arguments)  # type: ignore[operator]
+        expected.append((watch.tracker.next_timeout(), watch.now + lifetime))
+
+    say(watch.client, 10, 0, SYN)
+    say(watch.server, 10, 0, SYN | ACK, 1)
+    say(watch.client, 50, 1, ACK, 1)
+    say(watch.client, 40, 1, FIN | ACK, 1)
+    say(watch.server, 40, 1, ACK, 2)
+    say(watch.server, 30, 1, FIN | ACK, 2)
+    say(watch.client, 20, 2, ACK, 2)
+    watch.client_iss, watch.server_iss = 5_000_000, 6_000_000
+    say(watch.client, 10, 0, SYN)
+    say(watch.server, 5, 0, RST | ACK, 1)
+    assert [due for due, _ in expected] == [right for _, right in expected]
+    watch.tracker.tick(watch.now + 5)
     assert len(watch.tracker) == 0
+
+
+def test_the_defaults_are_no_shorter_than_what_translators_owe() -> None:
+    """RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-1, RFC 9293 section 3.4.2."""
+    timeouts = Timeouts()
+    assert timeouts.established >= 7440 * SECOND
+    assert min(timeouts.closing, timeouts.half_closed, timeouts.time_wait) >= 240 * SECOND
+    assert timeouts.half_open > 64 * SECOND  # the longest silence between two SYNs of one connection
+    assert timeouts.udp >= 120 * SECOND
+    assert timeouts.icmp >= 60 * SECOND
+
+
+def test_an_open_connection_that_is_used_lives_on() -> None:
+    watch = opened()
+    for _ in range(20):
+        watch.now += Timeouts().established - 1
+        watch.tracker.tick(watch.now)
+        assert watch.client(1, ACK, 1) is State.ESTABLISHED
+    watch.tracker.tick(watch.now + DAY)
+    assert (len(watch.tracker), watch.tracker.live) == (0, 0)
+
+
+def test_live_counts_what_has_not_ended() -> None:
+    watch = opened()
+    watch.tracker.observe(parse(CLIENT.udp(1, 2)), 0)
+    assert watch.tracker.live == 2
+    watch.close()
+    assert (watch.tracker.live, watch.counters["flow.ended"]) == (1, 1)
+    watch.client_iss, watch.server_iss = 5_000_000, 6_000_000
+    watch.open()
+    assert (watch.tracker.live, watch.counters["flow.reused"]) == (2, 1)
+    assert watch.client(1, RST, 0) is State.CLOSED
+    assert (watch.tracker.live, watch.counters["flow.ended"]) == (1, 2)
+    watch.tracker.tick(DAY)
+    assert (watch.tracker.live, len(watch.tracker.take_ended())) == (0, 2)
+
+
+# ------------------------------------------------------------------------------------------------------- ICMP errors
+
+
+def test_an_error_is_related_to_the_flow_that_it_quotes_and_has_one_of_its_own() -> None:
+    tracker = Tracker()
+    inner = SERVER.tcp(sport=80, dport=5000)
+    flow = tracker.observe(parse(inner), 0)
+    error = parse(CLIENT.icmp_error(3, 1, inner[14:]))
+    assert flow is not None
+    assert tracker.quoted(error) is flow
+    own = tracker.observe(error, 0)
+    assert own is not None
+    assert own is not flow
+    assert (own.tcp, own.errors, flow.errors, flow.state) == (None, 0, 1, State.NEW)
+    assert tracker.counters["flow.icmp_related"] == 1
+    assert tracker.quoted(parse(CLIENT.icmp_error(3, 1, SERVER.udp(80, 5000)[14:]))) is None
+
+
+def test_an_error_over_ipv6_too() -> None:
+    tracker = Tracker()
+    flow = tracker.observe(parse(six_tcp(back=True)), 0)
+    tracker.observe(parse(six_error(six_tcp(back=True))), 0)
+    assert flow is not None
+    assert (flow.errors, len(tracker)) == (1, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------ fragments
 
 
 def test_fragments_belong_to_the_flow_of_their_datagram() -> None:
     tracker = Tracker()
-    addresses = {"src": bytes((10, 0, 0, 9)), "dst": bytes((10, 0, 0, 2))}
-    whole = udp.build(**addresses, sport=1, dport=2, payload=bytes(200))
-    flows = []
-    for frame in CLIENT.fragments(17, whole, 64, 64):
-        packet = parse_untrusted(frame, 0, Counters())
-        assert packet is not None
-        flows.append(tracker.observe(packet, 0))
+    whole = udp.build(src=bytes((10, 0, 0, 9)), dst=bytes((10, 0, 0, 2)), sport=1, dport=2, payload=bytes(200))
+    flows = [tracker.observe(parse(frame), 0) for frame in reversed(CLIENT.fragments(17, whole, 64, 64))]
     assert flows[:-1] == [None, None]
     assert flows[-1] is not None
-    assert flows[-1].packets[flows[-1].opener] == 1
+    assert flows[-1] is tracker.get(parse(CLIENT.udp(1, 2)))
+    assert sum(flows[-1].packets) == 1
 
 
-def _syns(count: int) -> list[Packet]:
-    """SYNs from spoofed addresses and ports."""
-    base = CLIENT.tcp(flags=SYN, sport=1, dport=80)
-    packets = []
-    for number in range(count):
-        frame = base[:28] + number.to_bytes(4, "big") + base[32:]
-        packet = parse_untrusted(frame, 0, Counters())
-        assert packet is not None
-        packets.append(packet)
-    return packets
+def test_a_connection_whose_data_comes_in_fragments() -> None:
+    watch = opened()
+    frame = watch.lane.segment(
+        outward=True, seq=watch.server_iss + 1, ack=watch.client_iss + 1, flags=ACK, payload=bytes(1000)
+    )
+    for piece in SERVER.but(src="10.0.0.2", dst="10.0.0.9").fragments(6, frame[34:], 512, 256):
+        watch.tracker.observe(parse(piece), 0)
+    assert watch.servers.nxt - watch.servers.iss == 1001
 
 
-def test_a_flood_of_syns_is_bounded_and_does_not_end_an_open_connection() -> None:
-    watch = Watch(capacity=4096)
-    watch.open()
-    for packet in _syns(50_000):
-        watch.tracker.observe(packet, 0)
-    assert len(watch.tracker) == 4096
-    assert watch.server(1, ACK, 1, b"still here") is State.ESTABLISHED
-    watch.tracker.tick(Timeouts().half_open)
-    assert (len(watch.tracker), watch.tracker.live) == (1, 1)
-
-
-def test_a_caller_may_rather_refuse() -> None:
-    tracker = Tracker(capacity=100, at_bound=AtBound.REFUSE)
-    flows = [tracker.observe(packet, 0) for packet in _syns(150)]
-    assert [flow is None for flow in flows] == [False] * 100 + [True] * 50
-    assert tracker.counters["flow.not_tracked"] == 50
-
-
-def test_memory_of_a_full_table_is_within_what_the_page_states() -> None:
-    packets = _syns(10_000)
+def test_missing_pieces_are_given_up_in_time() -> None:
     tracker = Tracker()
-    tracemalloc.start()
-    for packet in packets:
-        tracker.observe(packet, 0)
-    used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert used / len(packets) < 1600
+    tracker.observe(parse(CLIENT.fragments(17, bytes(100), 64)[0]), 7)
+    due = tracker.next_timeout()
+    assert due == 60 * SECOND + 7
+    tracker.tick(due)
+    assert tracker.next_timeout() is None
+    assert tracker.counters.snapshot() == {"ipv4.fragments": 1, "ipv4.reassembly_timeout": 1}
