@@ -24,6 +24,7 @@ import struct
 from typing import Final
 
 from pystack.counters import Counters
+from pystack.flow.key import vlans
 from pystack.seq import MASK
 from pystack.wire.packet import ACK, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, VNET_NEEDS_CSUM, Packet
 from pystack.wire.tcp import OPT_END, OPT_NOP, OPT_SACK, OPT_TIMESTAMPS
@@ -225,7 +226,7 @@ def quoted_untrusted(packet: Packet) -> tuple[bytes, int] | None:
         bytes are there. None when this is no such error.
     """
     frame, quote, end = packet.frame, packet.l4 + _QUOTE, packet.end
-    tags = frame[packet.eth + 12 : packet.l3 - 2] if packet.tags else b""
+    tags = vlans(packet)
     if packet.is_fragment:
         return None
     if packet.version == 4 and packet.proto == PROTO_ICMP and end >= quote + 28 and frame[packet.l4] in _QUOTING:
