@@ -312,11 +312,12 @@ class Comparator:
             if whole is None:
                 return
             packet, data, shift, low, high = whole, whole.frame, 0, 0, len(whole.frame)
+            frame = b""  # if the secondary carries on: no link need be wide enough for what came in pieces
         flow = self._flow_of(directed_key(packet), TcpFlow if packet.proto == PROTO_TCP else DatagramFlow)
         if isinstance(flow, TcpFlow):
             flow.secondary(packet, data, shift, low, high, now)
         elif isinstance(flow, DatagramFlow):
-            flow.secondary(datum_of(packet), data[low + self._framing.prefix : high] if high else frame, now)
+            flow.secondary(datum_of(packet), frame, now)
         else:
             self.counters.bump("compare.secondary_ignored")
             return

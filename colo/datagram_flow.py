@@ -48,7 +48,7 @@ class DatagramFlow:
         self._match()
 
     def secondary(self, datum: bytes, frame: bytes, now: Micros) -> None:
-        """Take a datagram of the secondary; ``frame`` is kept for the case that it carries on alone."""
+        """Take a datagram of the secondary; ``frame``, b"" for none, is kept for the case that it carries on alone."""
         if self.diverged:
             return
         if len(self._theirs) > self.limit:
@@ -108,7 +108,7 @@ class DatagramFlow:
 
     def secondary_frames(self) -> list[bytes]:
         """What the secondary has sent and the primary has not."""
-        return [frame for _, frame, _ in self._theirs]
+        return [frame for _, frame, _ in self._theirs if frame]
 
     @property
     def idle(self) -> bool:
