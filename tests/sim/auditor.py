@@ -28,11 +28,33 @@ class Said:
     acked: int = -1  # as in the header; client's numbers are the same for both
     fin: int = -1
     resets: set[int] = field(default_factory=set)
+    before: Said | None = None  # on the connection before this one that had the same addresses and ports
+
+    def copy(self) -> Said:
+        before = None if self.before is None else replace(self.before, before=None)
+        return replace(self, data=dict(self.data), also=set(self.also), resets=set(self.resets), before=before)
+
+
+@dataclass
+class Machine:
+    """Everything that one machine has said."""
+
+    connections: dict[bytes, Said] = field(default_factory=dict)
+    datagrams: set[bytes] = field(default_factory=set)
+
+    def copy(self) -> Machine:
+        return Machine({key: said.copy() for key, said in self.connections.items()}, set(self.datagrams))
 
 
 def _parse(frame: bytes) -> Packet | None:
     packet = parse_untrusted(frame, 0, Counters())
-    return packet if packet is not None and packet.proto == PROTO_TCP and packet.version == 4 else None
+    return packet if packet is not None and packet.version == 4 else None
+
+
+def _datagram(packet: Packet) -> bytes:
+    """What counts of a packet that is not TCP's, or of a fragment: not its identification, its time to live."""
+    head = packet.frame[packet.l3 : packet.l4]
+    return head[6:8] + head[9:10] + head[12:] + packet.frame[packet.l4 : packet.end]
 
 
 def _negotiated(options: TcpOptions) -> tuple[int | None, int | None, bool, bool]:
@@ -43,15 +65,23 @@ class Auditor:
     """Sees all three links."""
 
     def __init__(self) -> None:
-        self.machines: list[dict[bytes, Said]] = [{}, {}]
-        self.told: dict[bytes, int] = {}  # the initial sequence number that the client knows, by connection
+        self.machines = [Machine(), Machine()]
+        self.told: dict[bytes, list[int]] = {}  # the initial sequence numbers that the client knows, the newest first
         self.checked = 0
 
     def said(self, number: int, frame: bytes) -> None:
         """The machine ``number`` has sent ``frame``."""
         packet = _parse(frame)
-        if packet is not None:
-            self._note(self.machines[number].setdefault(packet.key, Said()), packet)
+        if packet is None:
+            return
+        machine = self.machines[number]
+        if packet.proto != PROTO_TCP or packet.is_fragment:
+            machine.datagrams.add(_datagram(packet))
+            return
+        said = machine.connections.get(packet.key)
+        if said is None or (packet.flags & SYN and packet.seq != said.iss >= 0):
+            said = machine.connections[packet.key] = Said(before=said)
+        self._note(said, packet)
 
     def _note(self, said: Said, packet: Packet) -> None:
         if packet.flags & SYN:
@@ -68,18 +98,15 @@ class Auditor:
             said.resets.add(start)
 
     def copied(self) -> None:
-        """A checkpoint has completed: the secondary has said what the primary had."""
-        primary, secondary = self.machines
-        secondary.clear()
-        for key, said in primary.items():
-            secondary[key] = replace(said, data=dict(said.data), also=set(said.also), resets=set(said.resets))
+        """A checkpoint has completed: the secondary has said what the primary had, and nothing else."""
+        self.machines[1] = self.machines[0].copy()
 
     def flipped(self, frame: bytes) -> bytes:
         """A retransmission of a broken primary: other bytes under old numbers, with a right checksum."""
         packet = _parse(frame)
-        if packet is None or packet.payload_len < 2 or packet.flags & SYN:
+        if packet is None or packet.proto != PROTO_TCP or packet.payload_len < 2 or packet.flags & SYN:
             return frame
-        said = self.machines[0].get(packet.key)
+        said = self.machines[0].connections.get(packet.key)
         if said is None or sub(packet.seq, said.iss) + packet.payload_len > max(said.data, default=0) - 600:
             return frame
         body = bytearray(packet.payload_bytes())
@@ -103,17 +130,35 @@ class Auditor:
         if packet is None:
             return
         self.checked += 1
-        secondary = self.machines[1].get(packet.key)
+        machine = self.machines[1]
+        if packet.proto != PROTO_TCP or packet.is_fragment:
+            if _datagram(packet) not in machine.datagrams:
+                raise Violation(f"protocol {packet.proto}: a datagram that the secondary has not sent")
+            return
+        secondary = machine.connections.get(packet.key)
         where = f"{packet.key.hex()} seq {packet.seq} flags {packet.flags:#x}"
         if secondary is None:
             raise Violation(f"{where}: a connection of which the secondary has said nothing")
-        if packet.flags & SYN:
-            self.told[packet.key] = packet.seq
-        iss = self.told.get(packet.key, secondary.iss)
-        start = sub(packet.seq, iss) if iss >= 0 else 0
-        wrong = self._uncovered(packet, start, secondary, payload=payload)
+        told = self.told.setdefault(packet.key, [])
+        if packet.flags & RST and not told and secondary.resets and sub(packet.ack, secondary.acked) <= 0:
+            return  # a client that was told of no number looks at the acknowledgement alone (RFC 9293 section 3.10.7.3)
+        if packet.flags & SYN and packet.seq not in told:
+            told.insert(0, packet.seq)
+        wrong = self._wrong(packet, told, secondary, payload=payload)
+        if wrong and secondary.before is not None:
+            # A last word on the connection before this one.
+            if not self._wrong(packet, told, secondary.before, payload=payload):
+                return
         if wrong:
             raise Violation(f"{where}: {wrong}")
+
+    def _wrong(self, packet: Packet, told: list[int], secondary: Said, *, payload: bool) -> str:
+        """What is wrong with a segment whichever connection of those that the client knows it belongs to."""
+        wrong = [
+            self._uncovered(packet, sub(packet.seq, iss) if iss >= 0 else 0, secondary, payload=payload)
+            for iss in told[:2] or [secondary.iss]
+        ]
+        return wrong[0] if all(wrong) else ""
 
     @staticmethod
     def _uncovered(packet: Packet, start: int, secondary: Said, *, payload: bool) -> str:

@@ -4,25 +4,26 @@
     run(scenario)                           # raises Violation if a promise is broken
 
 The promises: output commit, checked on every frame that leaves by an `Auditor` that knows nothing of how the comparator
-works; and the service that the client sees: every connection is answered exactly, is never reset, and does not stand
-still, whoever dies, and when.
+works; and the service that the client sees: every connection, whoever opened it, is answered exactly, is never reset,
+does not stand still and leaves nothing behind, whoever dies, and when.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from colo.checkpoint import CheckpointConfig
 from colo.clients import InProcessClient
 from colo.compare import CompareConfig
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.replica import Replica
-from colo.service import ECHO_PORT, FLAT, FLAWED, HTTP_PORT, WebService, body_bytes
+from colo.service import DIAL_PORT, ECHO_PORT, HTTP_PORT, SINK_PORT, WebService, body_bytes
 from pystack.clock import MILLISECOND, SECOND, Micros
+from pystack.counters import Counters
+from pystack.errors import UsageError
 from pystack.frame import LinkInfo, TxFrame
 from pystack.link import memory
 from pystack.link.impair import ImpairLink, Impairment
@@ -30,102 +31,22 @@ from pystack.link.memory import MemoryLink
 from pystack.stack import Stack, StackConfig
 from pystack.tcp.config import TcpConfig
 from pystack.testing.world import Talker, World
+from tests.sim.answers import dialled, expected, request, wrong_answer
 from tests.sim.auditor import Auditor
+from tests.sim.framed import FramedComparator
+from tests.sim.late_client import LateClient
+from tests.sim.pair_scenario import PairScenario
 from tests.sim.scenario import Violation
 
+__all__ = ["Pair", "PairScenario", "run"]
+
 _GUEST: Final = "10.0.0.2/24"
+_GUEST_ADDRESS: Final = IPv4Interface(_GUEST).ip.packed
 _GUEST_MAC: Final = bytes.fromhex("525400123456")
-_SECONDS: Final = 240
+_SECONDS: Final = 240  # for every answer to be there
+_CLOSING_SECONDS: Final = 600  # for all that was opened to be gone, after that
 _MAX_STEPS: Final = 60_000
 _BATCH: Final = 64
-
-
-@dataclass(frozen=True, slots=True)
-class PairScenario:
-    """What happens. Times in microseconds, probabilities in [0, 1]; instants of 0 mean never."""
-
-    seed: int
-    mtu: int
-    loss: tuple[float, float, float]  # client, primary, secondary link
-    reorder: tuple[float, float, float]
-    duplicate: tuple[float, float, float]
-    delay: tuple[Micros, Micros, Micros]
-    nagle: tuple[bool, bool]
-    delayed_ack: tuple[Micros, Micros]
-    send_buffer: tuple[int, int]
-    receive_buffer: int
-    timestamps: bool
-    sack: bool
-    secondary_mss: int
-    sizes: tuple[tuple[int, ...], ...]  # answers, by connection
-    kinds: tuple[str, ...]  # what is asked for, see `colo.service.WebService`; "echo" is sent and comes back
-    close: tuple[bool, ...]  # whether the client closes at the end, by connection
-    pause: Micros  # until both stand still
-    duration: Micros
-    failing: float
-    standstill: tuple[int, Micros, Micros]  # of a machine (0 or 1), at, for
-    dies: int  # 0 the primary, 1 the secondary, 2 nobody
-    dies_at: Micros
-    noticed_after: Micros
-    flip: Micros  # when the primary starts to repeat other bytes than it had sent: a broken machine
-    reset: Micros  # when one machine resets a connection by itself
-    reset_by: int
-
-    @classmethod
-    def of(cls, seed: int) -> PairScenario:
-        """The scenario of ``seed``."""
-        random = Random(seed)
-
-        def three(probability: float, most: float) -> tuple[float, float, float]:
-            values = [random.random() * most if random.random() < probability else 0.0 for _ in range(3)]
-            return values[0], values[1], values[2]
-
-        count = random.choice((1, 1, 2, 3))
-        bad = random.random() < 0.1
-        loss = three(0.4, 0.05)
-        if random.random() < 0.1:
-            loss = (loss[0], loss[1], 0.2)  # gaps in what the secondary says
-        return cls(
-            seed=seed,
-            mtu=random.choice((576, 1500)),
-            loss=loss,
-            reorder=three(0.3, 0.05),
-            duplicate=three(0.2, 0.05),
-            delay=(random.randrange(3000), random.randrange(2000), random.randrange(2000)),
-            nagle=(random.random() < 0.5, random.random() < 0.5),
-            delayed_ack=(random.choice((0, 5000, 40_000)), random.choice((0, 5000, 40_000))),
-            send_buffer=(random.choice((2048, 8192, 1 << 20)), random.choice((2048, 8192, 1 << 20))),
-            receive_buffer=random.choice((4096, 65_535)),
-            timestamps=random.random() < 0.7,
-            sack=random.random() < 0.7,
-            secondary_mss=random.choice((0,) * 12 + (400,)),
-            sizes=tuple(
-                tuple(
-                    random.choice((0, 1, random.randrange(3000), random.randrange(30_000), random.randrange(90_000)))
-                    for _ in range(random.choice((1, 2)))
-                )
-                for _ in range(count)
-            ),
-            kinds=tuple(random.choice(("same", "same", "own", "flat", "part", "echo")) for _ in range(count)),
-            close=tuple(random.random() < 0.5 for _ in range(count)),
-            pause=random.choice((0, 0, random.randrange(3000))),
-            duration=random.choice((0, 1000, random.randrange(20_000))),
-            failing=random.choice((0.0, 0.0, 0.5)),
-            standstill=(
-                random.randrange(2),
-                random.choice((0, random.randrange(1, 200_000))),
-                random.randrange(100_000),
-            ),
-            dies=random.choice((0, 0, 1, 2)),
-            dies_at=random.randrange(1, random.choice((5_000, 25_000, 100_000, 400_000))),
-            noticed_after=random.choice((0, random.randrange(30_000))),
-            flip=random.randrange(1, 50_000) if bad and random.random() < 0.5 else 0,
-            reset=random.randrange(1, 50_000) if bad else 0,
-            reset_by=random.randrange(2),
-        )
-
-    def __str__(self) -> str:
-        return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
 
 
 class _Machine:
@@ -137,7 +58,7 @@ class _Machine:
         self.unsent: list[TxFrame] = []
         self.alive = True
 
-    def step(self, now: Micros, sent: Auditor | None, number: int) -> bool:
+    def step(self, now: Micros, auditor: Auditor, number: int) -> bool:
         replica = self.replica
         if not self.alive or replica.standing:
             return False
@@ -151,9 +72,8 @@ class _Machine:
         self.unsent += replica.frames(now, _BATCH)
         frames = [(b"".join(frame),) for frame in self.unsent]
         accepted = self.link.send(frames, now)
-        if sent is not None:
-            for (frame,) in frames[:accepted]:
-                sent.said(number, bytes(frame))
+        for (frame,) in frames[:accepted]:
+            auditor.said(number, bytes(frame))
         del self.unsent[:accepted]
         return bool(received or accepted)
 
@@ -161,8 +81,38 @@ class _Machine:
         return self.replica.next_timeout() if self.alive else None
 
 
+@dataclass
+class _Call:
+    """One connection of the client, from before it is opened."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    shut: str
+    again: bool = False
+    talker: Talker | None = None
+
+    @property
+    def is_done(self) -> bool:
+        talker = self.talker
+        if talker is None or self.again:
+            return False
+        whole = len(talker.received) >= len(expected(self.kind, self.sizes)[0])
+        return talker.closed or (whole and (talker.eof or self.shut != "sent"))
+
+    @property
+    def talks(self) -> Talker:
+        """Its end, once it is opened."""
+        assert self.talker is not None
+        return self.talker
+
+
 class Pair:
     """The whole world of one scenario."""
+
+    primary_link: ImpairLink
+    secondary_link: ImpairLink
+    flipping = False
+    _paused = False
 
     def __init__(self, scenario: PairScenario) -> None:
         self.scenario = scenario
@@ -175,18 +125,34 @@ class Pair:
         self.client_link = self._impaired(near, 0)
         self.machines = [self._machine(0), self._machine(1)]
         self.auditor = Auditor()
-        self.checkpoint_client = InProcessClient(
-            self._copy, pause=self._pause, resume=self._resume, pause_after=scenario.pause, duration=scenario.duration
+        self.checkpoint_client = LateClient(
+            InProcessClient(
+                self._copy,
+                pause=self._pause,
+                resume=self._resume,
+                pause_after=scenario.pause,
+                duration=scenario.duration,
+            ),
+            scenario.told_after,
         )
-        compare = CompareConfig(compare_timeout=300 * MILLISECOND, scan_cycle=100 * MILLISECOND)
-        checkpoint = CheckpointConfig(retry_after=5 * MILLISECOND, retry_max=50 * MILLISECOND)
-        self.proxy = Proxy(ProxyConfig(compare=compare, checkpoint=checkpoint), self.checkpoint_client)
+        self.proxy = self._proxy()
         self.proxy.drain = self._drain
         self.unsent: list[list[TxFrame]] = [[], [], []]
-        self.talkers = [self._talk(index) for index in range(len(scenario.sizes))]
+        self.calls = [self._call(index) for index in range(len(scenario.sizes))]
+        self.dialled = self.world.serve(self.client, DIAL_PORT, shut="eof")
+        self.datagrams = self.client.stack.udp_bind()
+        self.pings = self.client.stack.ping_open()
         self._plan()
 
     # ------------------------------------------------------------------------------------------------------ building
+
+    def _proxy(self) -> Proxy:
+        compare = CompareConfig(compare_timeout=300 * MILLISECOND, scan_cycle=100 * MILLISECOND)
+        checkpoint = CheckpointConfig(retry_after=5 * MILLISECOND, retry_max=50 * MILLISECOND)
+        config = ProxyConfig(compare=compare, checkpoint=checkpoint)
+        counters = Counters()
+        framed: Any = FramedComparator(compare, counters, self.random) if self.scenario.framed else None
+        return Proxy(config, self.checkpoint_client, counters, comparator=framed)
 
     def _impaired(self, link: MemoryLink, index: int) -> ImpairLink:
         scenario = self.scenario
@@ -206,7 +172,7 @@ class Pair:
             nagle=scenario.nagle[number],
             delayed_ack=scenario.delayed_ack[number],
             send_buffer=scenario.send_buffer[number],
-            receive_buffer=scenario.receive_buffer,
+            receive_buffer=scenario.receive_buffer[number],
             mss=scenario.secondary_mss if number else 0,
             rto_max=2 * SECOND,
         )
@@ -220,45 +186,69 @@ class Pair:
         setattr(self, "primary_link" if not number else "secondary_link", self._impaired(far, number + 1))
         return machine
 
-    primary_link: ImpairLink
-    secondary_link: ImpairLink
+    def _call(self, index: int) -> _Call:
+        scenario = self.scenario
+        again = scenario.again[index]
+        kind = scenario.kinds[index]
+        shut = "eof" if again else "sent" if scenario.close[index] or kind == "sink" else "never"
+        call = _Call(kind, scenario.sizes[index], shut, again)
+        self.world.at(scenario.opens[index], lambda: self._open(call))
+        return call
 
-    def _talk(self, index: int) -> Talker:
-        kind = self.scenario.kinds[index]
-        port = ECHO_PORT if kind == "echo" else HTTP_PORT
-        request = b"".join(b"GET /%s/%d HTTP/1.1\r\n\r\n" % (kind.encode(), size) for size in self._asked(index))
-        if kind == "echo":
-            request = expected(kind, self.scenario.sizes[index])[0]
-        shut = "sent" if self.scenario.close[index] else "never"
-        connection = self.client.stack.connect((IPv4Interface(_GUEST).ip.packed, port), self.world.now)
-        return Talker(self.world, connection, request, shut=shut)
+    def _open(self, call: _Call, local_port: int = 0) -> None:
+        port = {"echo": ECHO_PORT, "sink": SINK_PORT}.get(call.kind, HTTP_PORT)
+        connection = self.client.stack.connect((_GUEST_ADDRESS, port), self.world.now, local_port=local_port)
+        call.talker = Talker(self.world, connection, request(call.kind, call.sizes), shut=call.shut)
 
-    def _asked(self, index: int) -> tuple[int, ...]:
-        return asked(self.scenario.kinds[index], self.scenario.sizes[index])
+    def _open_again(self) -> bool:
+        """Use the four-tuples of connections that are over once more, where that is asked for."""
+        opened = False
+        for call in self.calls[:]:
+            if self.proxy.role is Role.SECONDARY_ALONE and call.talker is not None and not call.talker.eof:
+                call.again = False  # which does not close
+            if call.again and call.talker is not None and call.talker.closed:
+                call.again = False
+                following = _Call("same", (2000,), "sent")
+                try:
+                    self._open(following, call.talker.connection.local_port)
+                except UsageError:  # both ends closed at once, and the client's waits (TIME-WAIT)
+                    continue
+                self.calls.append(following)
+                opened = True
+        return opened
 
     def _plan(self) -> None:
         scenario = self.scenario
-        number, at, how_long = scenario.standstill
-        if at:
-            self.world.at(at, lambda: self._stand(number, how_long))
+        at = self.world.at
+        number, instant, how_long = scenario.standstill
+        if instant:
+            at(instant, lambda: self._stand(number, how_long))
         if scenario.dies < 2:
-            self.world.at(scenario.dies_at, self._die)
+            at(scenario.dies_at, self._die)
+        for moment in scenario.unasked:
+            at(moment, lambda: self.checkpoint_client.unasked(self.world.now))
         if scenario.flip:
-            self.world.at(scenario.flip, lambda: setattr(self, "flipping", True))
+            at(scenario.flip, lambda: setattr(self, "flipping", True))
         if scenario.reset:
-            self.world.at(scenario.reset, self._reset)
-
-    flipping = False
+            at(scenario.reset, self._reset)
+        for size in scenario.datagrams:
+            at(self.random.randrange(60_000), lambda size=size: self._send_datagram(size))  # type: ignore[misc]
+        for seq in range(scenario.pings):
+            at(self.random.randrange(60_000), lambda seq=seq: self._ping(seq))  # type: ignore[misc]
 
     # ------------------------------------------------------------------------------------------------------ happenings
+
+    def _send_datagram(self, size: int) -> None:
+        self.datagrams.send(body_bytes(b"datagram", 0, size), self.world.now, to=(_GUEST_ADDRESS, ECHO_PORT))
+
+    def _ping(self, seq: int) -> None:
+        self.pings.send_echo(_GUEST_ADDRESS, seq, b"ping %d" % seq, self.world.now)
 
     def _stand(self, number: int, how_long: Micros) -> None:
         replica = self.machines[number].replica
         if not replica.standing:
             replica.standing = True
             self.world.after(how_long, lambda: setattr(replica, "standing", self._paused))
-
-    _paused = False
 
     def _pause(self, _now: Micros) -> None:
         self._paused = True
@@ -285,6 +275,9 @@ class Pair:
 
     def _notice(self) -> None:
         now = self.world.now
+        # Whether the last copy was made is known of a secondary before it carries on.
+        self.checkpoint_client.hurry(now)
+        self._proxy_step(now)
         if self.scenario.dies == 0:
             self.proxy.primary_failed(now)
         else:
@@ -344,7 +337,7 @@ class Pair:
     def step(self) -> bool:
         """Everything that can happen now, once."""
         now = self.world.now
-        moved = self.world.step()
+        moved = self.world.step() | self._open_again()
         for number, machine in enumerate(self.machines):
             moved |= machine.step(now, self.auditor, number)
         return self._proxy_step(now) or moved
@@ -356,82 +349,90 @@ class Pair:
         instants += [link.next_timeout() for link in (self.client_link, self.primary_link, self.secondary_link)]
         return min((instant for instant in instants if instant is not None), default=None)
 
-    @property
-    def done(self) -> bool:
-        """Whether every connection has got its whole answer, and has closed if it was to."""
-        return all(self._is_done(index) for index in range(len(self.talkers)))
+    # ----------------------------------------------------------------------------------------------------- the promises
 
-    def _is_done(self, index: int) -> bool:
-        talker = self.talkers[index]
-        whole = len(talker.received) >= len(expected(self.scenario.kinds[index], self.scenario.sizes[index])[0])
-        return talker.closed or (whole and (talker.eof or not self.scenario.close[index]))
+    @property
+    def answered(self) -> bool:
+        """Whether every connection has got its whole answer, and has closed if it was to."""
+        asked = sum(call.kind == "dial" for call in self.calls)
+        closed = sum(talker.closed for talker in self.dialled.talkers)
+        return all(call.is_done for call in self.calls) and (closed >= asked or self.scenario.broken)
+
+    def left_over(self) -> dict[str, int]:
+        """What is still there of what was opened, sent or held."""
+        comparator = self.proxy.comparator
+        left = {
+            "connections of the client": self.client.stack.sizes()["connections"],
+            "held frames": comparator.held_frames,
+            "held bytes": comparator.held_bytes,
+            "frames kept aside": len(self.proxy._aside),
+            "frames kept for the machines": len(self.proxy.mirror.waiting),
+        }
+        for name, machine in zip(("primary", "secondary"), self.machines, strict=True):
+            if machine.alive:
+                left[f"connections of the {name}"] = machine.replica.stack.sizes()["connections"]
+        return {name: count for name, count in left.items() if count}
+
+    def _go_on(self, seconds: int, until: str) -> bool:
+        """Let time go by until the promise ``until`` is kept; False when it is not within ``seconds``."""
+        end = self.world.now + seconds * SECOND
+        for _ in range(_MAX_STEPS):
+            moved = self.step()
+            if self.answered if until == "answered" else not self.left_over():
+                return True
+            if moved:
+                continue
+            instant = self.next_instant()
+            if instant is None or instant > end:
+                return False
+            self.world.clock.jump_to(instant)
+            self.client.stack.tick(self.world.now)
+        return False
 
     def run(self) -> None:
-        """Until all is done.
+        """Until all is answered, and then until nothing of it is left.
 
         Raises:
             Violation: it does not come to an end.
         """
-        end = self.world.now + _SECONDS * SECOND
-        for _ in range(_MAX_STEPS):
-            if self.step():
-                if self.done:
-                    return
-                continue
-            if self.done:
-                return
-            instant = self.next_instant()
-            if instant is None or instant > end:
-                break
-            self.world.clock.jump_to(instant)
-            self.client.stack.tick(self.world.now)
-        if self.scenario.flip or self.scenario.reset:
+        proxy = self.proxy
+        if not self._go_on(_SECONDS, "answered") and not self.scenario.broken:
+            stuck = [index for index, call in enumerate(self.calls) if not call.is_done]
+            raise Violation(
+                f"connections {stuck} stand still at {self.world.now} us: {proxy.role}, {proxy.differences}"
+            )
+        if self.scenario.broken:
             return  # what a broken machine owes its client cannot be told
-        stuck = [index for index in range(len(self.talkers)) if not self._is_done(index)]
-        raise Violation(
-            f"connections {stuck} stand still at {self.world.now} us: {self.proxy.role}, {self.proxy.differences}"
-        )
+        for call in self.calls:
+            call.talks.connection.shutdown()
+        if not self._go_on(_CLOSING_SECONDS, "gone"):
+            raise Violation(f"left at {self.world.now} us: {self.left_over()}, {proxy.role}, {proxy.differences}")
 
+    def judge(self) -> None:
+        """Hold what the client received against what it is owed.
 
-def asked(kind: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes that are asked for: nothing comes after an answer that ends the connection."""
-    return sizes[:1] if kind == "part" else sizes
-
-
-@cache
-def expected(kind: str, sizes: tuple[int, ...]) -> tuple[bytes, ...]:
-    """Everything that a client may receive on one connection: one of these, whole.
-
-    For answers that differ only their form is given, with a body of zeros.
-    """
-    if kind == "echo":
-        return (body_bytes(b"echo", 0, sum(sizes)),)
-    bodies = {"same": (b"",), "part": (b"",), "flat": (FLAT, FLAWED), "own": (b"",)}[kind]
-    choices = [b""]
-    for size in asked(kind, sizes):
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
-        own = [bytes(size)] if kind == "own" else [body_bytes(seed or b"%d" % size, 0, size, size) for seed in bodies]
-        choices = [before + head + body for before in choices for body in own]
-    return tuple(choices)
-
-
-def wrong_answer(kind: str, sizes: tuple[int, ...], received: bytes) -> str:
-    """What is wrong with what a client received, "" if nothing is."""
-    if kind != "own":
-        return "" if received in expected(kind, sizes) else f"{len(received)} bytes that nobody would have sent"
-    at = 0
-    for size in sizes:
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
-        if received[at : at + len(head)] != head:
-            return f"no answer at {at}: {received[at : at + 60]!r}"
-        at += len(head)
-        body = received[at : at + size]
-        at += size
-        seeds = [b"%d of %d" % (n, who) for n in range(1, 40) for who in (1, 2)]
-        alike = [seed for seed in seeds if body[:32] == body_bytes(seed, 0, min(size, 32))]
-        if not any(body == body_bytes(seed, 0, size) for seed in alike):
-            return f"the body of {size} bytes at {at - size} is of neither machine, or of both"
-    return "" if at == len(received) else f"{len(received) - at} bytes too many"
+        Raises:
+            Violation: there is a difference.
+        """
+        for index, call in enumerate(self.calls):
+            talker = call.talks
+            if talker.connection.error is not None:
+                raise Violation(f"connection {index} ended with {talker.connection.error}")
+            wrong = wrong_answer(call.kind, call.sizes, bytes(talker.received))
+            if wrong:
+                raise Violation(f"connection {index}: {wrong}")
+        ordered = {
+            call.talks.connection.local_port: dialled(call.sizes[0]) for call in self.calls if call.kind == "dial"
+        }
+        for talker in self.dialled.talkers:
+            if talker.connection.error is not None:
+                raise Violation(f"a connection that the guest opened ended with {talker.connection.error}")
+            if ordered.pop(talker.connection.remote_port, None) != bytes(talker.received):
+                raise Violation(f"{len(talker.received)} bytes that nobody asked the guest for")
+        while (datagram := self.datagrams.take()) is not None:
+            size = len(datagram.payload)
+            if size not in self.scenario.datagrams or datagram.payload != body_bytes(b"datagram", 0, size):
+                raise Violation(f"a datagram of {size} bytes that was not sent")
 
 
 def run(scenario: PairScenario) -> Pair:
@@ -442,13 +443,6 @@ def run(scenario: PairScenario) -> Pair:
     """
     pair = Pair(scenario)
     pair.run()
-    broken = bool(scenario.flip or scenario.reset)  # what a broken machine says is not what was asked for
-    for index, talker in enumerate(pair.talkers):
-        if broken:
-            continue
-        if talker.connection.error is not None:
-            raise Violation(f"connection {index} ended with {talker.connection.error}")
-        wrong = wrong_answer(scenario.kinds[index], scenario.sizes[index], bytes(talker.received))
-        if wrong:
-            raise Violation(f"connection {index}: {wrong}")
+    if not scenario.broken:
+        pair.judge()
     return pair
