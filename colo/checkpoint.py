@@ -10,17 +10,15 @@ reports into steps that the owner can follow blindly. They come in this order an
 
 What a completion means
 -----------------------
-``COMPLETED`` always means: the secondary equals the primary *at the last PAUSED*. A client reports steps in the order
-in which they happened, so the only question is whether that pause still has a boundary at the owner's. Hence the rule:
-a completion is believed only while a pause stands, that is, after a PAUSED that has been followed neither by its
-completion nor by a FAILED, the one after ``completion_timeout`` included. A timed-out checkpoint that completes late is
-counted (``checkpoint.late_completed``) and otherwise ignored, also when the next one has been asked for meanwhile: its
-boundary was lifted, frames from after its pause have joined the held ones, and to release them would be to release what
-the secondary never produced. The reasons for it stand, and the next checkpoint serves them. If both machines have
-paused again by then, the completion speaks of that pause and is believed.
+``COMPLETED`` always means: the secondary equals the primary *at the last PAUSED*. Until the client has said whether
+that came true, by COMPLETED or by FAILED, nobody can know what the secondary is: a copy, or what it was. Hence the
+rule: *a boundary that was drawn stands until the client says what came of it*, however long that takes. Nothing is
+judged across it meanwhile, and nothing leaves. One that takes longer than ``completion_timeout`` after its pause is
+counted (``checkpoint.timed_out``) and asked for again; what comes first decides: its own late completion, which is
+believed, its failure, or the next pause. Since a client reports steps in the order in which they happened, a second
+PAUSED without a completion before it says that the first attempt did not happen (the owner sees FAILED, PAUSED).
 
-For the same reason a second PAUSED that comes without a completion ends the first attempt (the owner sees FAILED,
-PAUSED).
+One that has not even paused in time has drawn no boundary: it has failed, and is retried.
 """
 
 from __future__ import annotations
@@ -85,7 +83,8 @@ class CheckpointClient(Protocol):
         """Ask for a checkpoint; returns at once.
 
         Called again only after a `Step.FAILED` of the client's own, or when it has not completed in time. In that case
-        the earlier attempt may still be under way, and the client may join the two.
+        the earlier attempt may still be under way, and the client may join the two. Whether a copy was made that a
+        PAUSED has announced is the client's to find out and to tell: by COMPLETED or FAILED, or by the next PAUSED.
         """
 
     def poll(self, now: Micros) -> list[Step]:
@@ -105,8 +104,9 @@ class CheckpointConfig:
     Attributes:
         min_interval: between the beginnings of two. The default lets checkpoints of 3 ms take a third of the time at
         most. retry_after: between a failure and the next attempt, doubled for each further failure up to retry_max.
-        completion_timeout: between the beginning of one and its completion, after which it has failed; and, after a
-            completion, until the machines are taken to run although nobody said so.
+        completion_timeout: between the beginning of one and its completion, after which it is asked for again (and has
+            failed, if the machines have not even paused); and, after a completion, until the machines are taken to run
+            although nobody said so.
 
     Raises:
         UsageError: for a time that cannot be.
@@ -148,9 +148,9 @@ class Checkpoints:
     """
 
     __slots__ = (
-        "_backoff", "_began_at", "_completed", "_covered", "_deadline", "_delayed", "_not_before", "_paused_at",
-        "_reason", "_retrying", "_waiting", "by_reason", "client", "config", "counters", "last_duration", "last_pause",
-        "served", "state", "total_duration", "total_pause",
+        "_asked_again", "_backoff", "_began_at", "_completed", "_covered", "_deadline", "_delayed", "_not_before",
+        "_paused_at", "_reason", "_retrying", "_waiting", "by_reason", "client", "config", "counters", "last_duration",
+        "last_pause", "served", "state", "total_duration", "total_pause",
     )  # fmt: skip
 
     def __init__(
@@ -172,6 +172,7 @@ class Checkpoints:
         self._completed = True  # nothing is under way, or what is has completed and waits for RESUMED
         self._delayed = False  # counted already
         self._retrying = False
+        self._asked_again = False  # for one that stands between its pause and its completion for too long
         self._backoff = self.config.retry_after
         self._began_at: Micros = 0
         self._paused_at: Micros = 0
@@ -224,7 +225,7 @@ class Checkpoints:
 
     def _start(self, now: Micros) -> None:
         """One is under way from here on, whoever began it."""
-        self._completed = self._delayed = self._retrying = False
+        self._completed = self._delayed = self._retrying = self._asked_again = False
         self._reason = next(iter(self._waiting), UNASKED)
         self._began_at = now
         self._deadline = now + self.config.completion_timeout
@@ -262,13 +263,15 @@ class Checkpoints:
         return steps
 
     def _on_paused(self, now: Micros, steps: list[Step]) -> None:
+        expected = self.state is State.REQUESTED or self._asked_again
         if not self._completed and self.state is not State.REQUESTED:
             self.counters.bump("checkpoint.superseded")
             self._fail(now, steps)
         elif self.state is State.PAUSED:
             self._assume_resumed(now, steps)
         if self.state is not State.REQUESTED:
-            self.counters.bump("checkpoint.unasked")
+            if not expected:
+                self.counters.bump("checkpoint.unasked")
             self._start(now)
         self.state = State.PAUSED
         self._reason = next(iter(self._waiting), UNASKED)
@@ -278,7 +281,7 @@ class Checkpoints:
 
     def _on_completed(self, now: Micros, steps: list[Step]) -> None:
         if self._completed or self.state is State.REQUESTED:
-            self.counters.bump("checkpoint.late_completed")
+            self.counters.bump("checkpoint.out_of_place")
             return
         self.counters.bump("checkpoint.completed")
         self._completed = True
@@ -342,14 +345,26 @@ class Checkpoints:
     def _look_at_the_time(self, now: Micros, steps: list[Step]) -> None:
         if not self._completed:
             if now >= self._deadline:
-                self.counters.bump("checkpoint.timed_out")
-                self._fail(now, steps)
+                self._overdue(now, steps)
         elif self.state is State.PAUSED and now >= self._deadline:
             self._assume_resumed(now, steps)
         rests = self.state is State.RESUMED or self.state is State.FAILED
         if rests and self._completed and (self._not_before is None or now >= self._not_before):
             self._not_before = None
             self.state = State.RUNNING
+
+    def _overdue(self, now: Micros, steps: list[Step]) -> None:
+        """It takes too long."""
+        self.counters.bump("checkpoint.timed_out")
+        if self.state is State.REQUESTED:
+            self._fail(now, steps)
+            return
+        # The boundary stands: only the client can tell what the secondary is now.
+        self.counters.bump("checkpoint.retried")
+        self.counters.bump("checkpoint.begun")
+        self._asked_again = True
+        self._deadline = now + self.config.completion_timeout
+        self.client.begin(self._reason, now)
 
     def next_timeout(self) -> Micros | None:
         """When `advance` has something to do; None when that is not a matter of time."""

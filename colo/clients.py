@@ -41,7 +41,7 @@ class InProcessClient:
         pause_after, duration: as given; may be changed at any time, and count from the next pause on.
     """
 
-    __slots__ = ("_again", "_at", "_copy", "_pause", "_resume", "_standing", "_steps", "duration", "pause_after")
+    __slots__ = ("_at", "_copy", "_pause", "_resume", "_standing", "_steps", "duration", "pause_after")
 
     def __init__(
         self,
@@ -60,13 +60,10 @@ class InProcessClient:
         self._steps: list[Step] = []
         self._at: Micros | None = None  # of the next thing to do; None: nothing is under way
         self._standing = False
-        self._again = False
 
     def begin(self, reason: str, now: Micros) -> None:  # noqa: ARG002 - the protocol's form
-        """Pause both machines after ``pause_after``. While they stand still already, once more when they run again."""
-        if self._standing:
-            self._again = True
-        elif self._at is None:
+        """Pause both machines after ``pause_after``; one that is under way already is the one that is asked for."""
+        if self._at is None:
             self._at = now + self.pause_after
 
     def unasked(self, now: Micros) -> None:
@@ -77,7 +74,7 @@ class InProcessClient:
         """One machine is gone; ``step`` says which one. Whatever was under way is not finished."""
         self._steps.append(step)
         self._at = None
-        self._standing = self._again = False
+        self._standing = False
 
     def poll(self, now: Micros) -> list[Step]:
         """See `colo.checkpoint.CheckpointClient`. Calls ``pause``, ``copy`` and ``resume``."""
@@ -90,8 +87,7 @@ class InProcessClient:
                 self._steps.append(Step.PAUSED)
             else:
                 self._standing = False
-                self._at = now + self.pause_after if self._again else None
-                self._again = False
+                self._at = None
                 copied = self._copy(now)
                 if self._resume is not None:
                     self._resume(now)

@@ -57,6 +57,7 @@ class _Machine:
         self.link = link
         self.unsent: list[TxFrame] = []
         self.alive = True
+        self.flipping = False
 
     def step(self, now: Micros, auditor: Auditor, number: int) -> bool:
         replica = self.replica
@@ -71,9 +72,10 @@ class _Machine:
         replica.service.step(replica.stack, replica.identity, now)
         self.unsent += replica.frames(now, _BATCH)
         frames = [(b"".join(frame),) for frame in self.unsent]
-        accepted = self.link.send(frames, now)
+        sent = [(auditor.flipped(frame),) for (frame,) in frames] if self.flipping else frames
+        accepted = self.link.send(sent, now)
         for (frame,) in frames[:accepted]:
-            auditor.said(number, bytes(frame))
+            auditor.said(number, frame)
         del self.unsent[:accepted]
         return bool(received or accepted)
 
@@ -111,7 +113,6 @@ class Pair:
 
     primary_link: ImpairLink
     secondary_link: ImpairLink
-    flipping = False
     _paused = False
 
     def __init__(self, scenario: PairScenario) -> None:
@@ -148,7 +149,10 @@ class Pair:
 
     def _proxy(self) -> Proxy:
         compare = CompareConfig(compare_timeout=300 * MILLISECOND, scan_cycle=100 * MILLISECOND)
-        checkpoint = CheckpointConfig(retry_after=5 * MILLISECOND, retry_max=50 * MILLISECOND)
+        patience = self.scenario.patience
+        checkpoint = CheckpointConfig(
+            retry_after=5 * MILLISECOND, retry_max=50 * MILLISECOND, completion_timeout=patience
+        )
         config = ProxyConfig(compare=compare, checkpoint=checkpoint)
         counters = Counters()
         framed: Any = FramedComparator(compare, counters, self.random) if self.scenario.framed else None
@@ -228,7 +232,7 @@ class Pair:
         for moment in scenario.unasked:
             at(moment, lambda: self.checkpoint_client.unasked(self.world.now))
         if scenario.flip:
-            at(scenario.flip, lambda: setattr(self, "flipping", True))
+            at(scenario.flip, lambda: setattr(self.machines[0], "flipping", True))
         if scenario.reset:
             at(scenario.reset, self._reset)
         for size in scenario.datagrams:
@@ -297,8 +301,6 @@ class Pair:
         feed = (self.proxy.from_client, self.proxy.from_primary, self.proxy.from_secondary)[number]
         frames = link.recv(now if until is None else until, _BATCH)
         for frame in frames:
-            if number == 1 and self.flipping:
-                frame = self.auditor.flipped(frame)
             feed(frame, now)
         return bool(frames)
 
@@ -322,7 +324,7 @@ class Pair:
             if not alone:
                 # What a broken machine repeats is noticed as long as what it repeats is remembered, and counted after
                 # that.
-                forgotten = self.flipping and proxy.counters["compare.retransmission_unverified"] > 0
+                forgotten = self.machines[0].flipping and proxy.counters["compare.retransmission_unverified"] > 0
                 self.auditor.check(frame, payload=not forgotten)
         for queue, frames in zip(self.unsent, (to_client, proxy.to_primary(), proxy.to_secondary()), strict=True):
             queue += [(frame,) for frame in frames]

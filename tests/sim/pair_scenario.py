@@ -38,6 +38,7 @@ class PairScenario:
     pause: Micros  # until both stand still
     duration: Micros
     told_after: Micros  # from the copy, when both run again, until the proxy hears of it
+    patience: Micros  # for a completion, until it is asked for again
     failing: float
     unasked: tuple[Micros, ...]  # checkpoints that nobody has asked for, as a hypervisor may take them
     standstill: tuple[int, Micros, Micros]  # of a machine (0 or 1), at, for
@@ -101,7 +102,8 @@ class PairScenario:
             pings=random.choice((0, 0, 3)),
             pause=random.choice((0, 0, random.randrange(3000))),
             duration=random.choice((0, 1000, random.randrange(20_000))),
-            told_after=random.choice((0, 0, random.randrange(5_000))),
+            told_after=random.choice((0, 0, 0, 0, 0, 0, *[random.randrange(5_000)] * 3, random.randrange(60_000))),
+            patience=random.choice((10_000_000, 10_000_000, 10_000)),
             failing=random.choice((0.0, 0.0, 0.5)),
             unasked=tuple(random.randrange(100_000) for _ in range(random.choice((0, 0, 1, 3)))),
             standstill=(
