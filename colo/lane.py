@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, final
 
 from colo.framing import Framing
 from colo.held import Outbox
-from colo.tcp_flow import REMEMBERING, TcpFlow
+from colo.tcp_flow import NOTHING, REMEMBERING, TcpFlow
 from pystack import Micros
 from pystack.seq import MASK
 
@@ -101,20 +101,34 @@ class Lane:
                     flow.primary_acked_again(tail >> 32, tail & 0xFFFF)
                 start = flow.p_nxt
                 stop = start + end - payload
-                s_nxt = flow.s_nxt
                 record = (
                     start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position, None
                 )  # fmt: skip
-                if s_nxt <= start:
-                    # The secondary has not come this far.
-                    if stop > start:
-                        flow.ahead.append(record)
-                        flow.p_nxt = stop
-                    elif not flow.held and flow.p_ack <= flow.s_ack:
-                        if flow.p_right > flow.s_right:  # with a window that the secondary has not
-                            at = slow(data, at, position, now)
-                            continue
-                        # A pure acknowledgement that the secondary has given too.
+                single = flow.single
+                if single is NOTHING and stop > start:
+                    # Nothing waits on either side; now this frame does.
+                    if not flow.armed:
+                        self._held(flow, now)
+                    flow.single = record
+                    flow.p_nxt = stop
+                    at = end
+                    continue
+                if single and single[0] == start:
+                    # One piece of the secondary does.
+                    if (
+                        single[1] == stop
+                        and flow.p_ack <= flow.s_ack
+                        and flow.p_right <= flow.s_right
+                        and single[2].startswith(
+                            data[payload:end] if stop - start < _COPIED else memoryview(data)[payload:end], single[3]
+                        )
+                    ):
+                        flow.single = NOTHING
+                        flow.p_nxt = single[1]  # the secondary's integer: one object less, see _same in tcp_flow
+                        if flow.history is not None:
+                            flow.history.append(record)
+                        elif remembering:
+                            flow.remember(record)
                         released += 1
                         if last_range is not None and last_range[3] == at:
                             last_range[3] = end
@@ -123,14 +137,39 @@ class Lane:
                             ranges.append(last_range)
                         at = end
                         continue
-                    held = flow.held
+                    at = slow(data, at, position, now)
+                    continue
+                if single is not None:
+                    flow.unfold()
+                held = flow.held_many
+                if flow.s_nxt <= start:
+                    # The secondary has not come this far.
+                    if stop > start:
+                        flow.ahead_many.append(record)
+                        flow.p_nxt = stop
+                    elif not held and flow.p_ack <= flow.s_ack:
+                        if flow.p_right > flow.s_right:  # with a window that the secondary has not
+                            at = slow(data, at, position, now)
+                            continue
+                        # A pure acknowledgement that the secondary has given too.
+                        if not flow.ahead_many:
+                            flow.single = NOTHING
+                        released += 1
+                        if last_range is not None and last_range[3] == at:
+                            last_range[3] = end
+                        else:
+                            last_range = [position + at, data, at, end]
+                            ranges.append(last_range)
+                        at = end
+                        continue
                     held.append(record)
                     if not flow.armed or len(held) > limit:
                         self._held(flow, now)
                     at = end
                     continue
-                if stop > start and not flow.held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
-                    piece = flow.ahead[0]
+                if stop > start and not held and flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right:
+                    ahead = flow.ahead_many
+                    piece = ahead[0]
                     if (
                         piece[1] == stop
                         and piece[0] == start
@@ -139,8 +178,10 @@ class Lane:
                         )
                     ):
                         # The secondary was first, and has sent the same in one piece.
-                        del flow.ahead[0]
-                        flow.p_nxt = stop
+                        del ahead[0]
+                        if not ahead:
+                            flow.single = NOTHING
+                        flow.p_nxt = piece[1]
                         if flow.history is not None:
                             flow.history.append(record)
                         elif remembering:
@@ -160,10 +201,10 @@ class Lane:
         self._out.frames += released
         return self._rest(data, at, position, now) if at > last else at
 
-    def secondary(self, data: bytes, at: int, position: int, now: Micros) -> int:
+    def secondary(self, data: bytes, at: int, position: int, now: Micros) -> int:  # noqa: C901 - one flat loop too
         """Walk the secondary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
-        get, slow, ranges = self._flows.get, self._slow, self._out.ranges
+        get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
         remembering = len(self._out.young) < REMEMBERING
         size = len(data)
         last = size - self._struct.size
@@ -186,14 +227,57 @@ class Lane:
             ):
                 start = flow.s_nxt
                 stop = start + end - payload
+                single = flow.single
                 if start == stop:
                     flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
-                    if flow.held:
+                    if single is not NOTHING and flow.held:
                         flow.advance()
                     at = end
                     continue
+                if single is NOTHING:
+                    # Nothing waits on either side: the secondary is first.
+                    if tail & _ACK_AND_WINDOW != flow.s_told:
+                        flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
+                    if not flow.armed:
+                        self._held(flow, now)
+                    flow.single = (start, stop, data, payload, at, end)
+                    flow.s_nxt = stop
+                    at = end
+                    continue
+                if single:
+                    if (
+                        single[0] == start
+                        and single[1] == stop
+                        and single[2].startswith(
+                            data[payload:end] if stop - start < _COPIED else memoryview(data)[payload:end], single[3]
+                        )
+                    ):
+                        # The one frame that waits has the same bytes in one piece.
+                        if tail & _ACK_AND_WINDOW != flow.s_told:
+                            flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
+                        flow.s_nxt = single[1]  # the primary's integer: one object less, see _same in tcp_flow
+                        if single[4] <= flow.s_ack and single[5] <= flow.s_right:
+                            flow.single = NOTHING
+                            if flow.history is not None:
+                                flow.history.append(single)
+                            elif remembering:
+                                flow.remember(single)
+                            released += 1
+                            if last_range[3] == single[7] and last_range[1] is single[2]:
+                                last_range[3] = single[8]
+                            else:
+                                last_range = [single[10] + single[7], single[2], single[7], single[8]]
+                                ranges.append(last_range)
+                        else:
+                            flow.unfold()
+                            flow.ahead_many.clear()
+                            flow.advance()
+                        at = end
+                        continue
+                    flow.unfold()
+                ahead = flow.ahead_many
                 if flow.p_nxt > start:
-                    record = flow.ahead[0]
+                    record = ahead[0]
                     if (
                         record[1] == stop
                         and record[0] == start
@@ -204,9 +288,9 @@ class Lane:
                         # The same bytes in one piece as the primary's.
                         if tail & _ACK_AND_WINDOW != flow.s_told:
                             flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
-                        del flow.ahead[0]
-                        flow.s_nxt = stop
-                        held = flow.held
+                        del ahead[0]
+                        flow.s_nxt = record[1]
+                        held = flow.held_many
                         if held[0] is record and record[4] <= flow.s_ack and record[5] <= flow.s_right:
                             del held[0]
                             if flow.history is not None:
@@ -219,12 +303,27 @@ class Lane:
                             else:
                                 last_range = [record[10] + record[7], record[2], record[7], record[8]]
                                 ranges.append(last_range)
-                            if held and held[0][1] <= stop:
+                            if not held:
+                                if not ahead:
+                                    flow.single = NOTHING
+                            elif held[0][1] <= stop:
                                 flow.advance()
                         else:
                             flow.advance()
                         at = end
                         continue
+                elif len(ahead) <= limit:
+                    # The secondary is first.
+                    if tail & _ACK_AND_WINDOW != flow.s_told:
+                        flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
+                        if flow.held_many:
+                            flow.advance()
+                    ahead.append((start, stop, data, payload, at, end))
+                    flow.s_nxt = stop
+                    if not flow.armed:
+                        self._held(flow, now)
+                    at = end
+                    continue
             following = slow(data, at, position, now)
             if following < 0:
                 break

@@ -49,6 +49,8 @@ UNSET: Final = -1
 _ORIGIN: Final = 1 << 32  # added to the first number seen, so that what lies before it is not negative
 _FAR: Final = 1 << 30  # RFC 7323 section 2.3: no window is larger, so no honest number is further away
 _HISTORY: Final = 32
+NOTHING: Final[Piece] = ()
+"""What is in `TcpFlow.single` when nothing waits, on either side."""
 REMEMBERING: Final = 512
 """How many flows remember what they have released, `_HISTORY` frames each: more would cost more than they tell."""
 _CLOSING: Final = FIN | RST
@@ -62,7 +64,11 @@ class TcpFlow:
     """One connection's output of both machines. See the module's text for the names.
 
     Attributes:
-        held: frames of the primary that wait, in its order. armed: whether the comparator's clock watches them.
+        held: frames of the primary that wait, in its order. single: with most connections no more than one piece waits,
+            of one side, and then it is here and in no list: what takes the lanes touches no more memory than it must,
+            and memory is what a packet costs where connections are many. `NOTHING` if none does; None when one has to
+            look into ``held_many`` and ``ahead_many``, which are empty otherwise. armed: whether the comparator's clock
+            watches them.
         diverged: a difference was found, and only a checkpoint can tell how it goes on: nothing is compared.
         ended: both sides have ended the stream, and the primary's end was released.
     """
@@ -84,13 +90,13 @@ class TcpFlow:
         "_shift",
         "_syn_p",
         "_syn_s",
-        "ahead",
+        "ahead_many",
         "armed",
         "diverged",
         "ended",
         "fin_p",
         "fin_s",
-        "held",
+        "held_many",
         "history",
         "key",
         "limit",
@@ -108,15 +114,17 @@ class TcpFlow:
         "s_open",
         "s_right",
         "s_told",
+        "single",
     )  # fmt: skip
 
     def __init__(self, key: bytes, out: Outbox, limit: int) -> None:
         self.key = key
         self.out = out
         self.limit = limit  # pieces of the secondary that may be ahead, and frames of the primary before help is asked
+        self.single: Piece | None = None
         # Lists, short as they are: an empty one is a tenth of a deque, and there is one pair for every connection.
-        self.held: list[Record] = []
-        self.ahead: list[Piece] = []
+        self.held_many: list[Record] = []
+        self.ahead_many: list[Piece] = []
         self.history: deque[Record] | None = None  # what was released lately, to hold retransmissions against
         self.armed = False
         self._ack_near = self._near = UNSET
@@ -145,6 +153,35 @@ class TcpFlow:
         self._debt: Record | None = None  # the last frame that went out with a smaller window than the primary's
         self.diverged = False
         self.ended = False
+
+    # -------------------------------------------------------------------------------------------------- what is waiting
+
+    @property
+    def held(self) -> list[Record]:
+        """See the class."""
+        if self.single is not None:
+            self.unfold()
+        return self.held_many
+
+    @property
+    def ahead(self) -> list[Piece]:
+        """Pieces that one side has sent and the other has not, in order and without a gap."""
+        if self.single is not None:
+            self.unfold()
+        return self.ahead_many
+
+    def unfold(self) -> None:
+        """Put what is alone in ``single`` into the lists, where everything but the lanes looks for it."""
+        single, self.single = self.single, None
+        if single:
+            self.ahead_many.append(single)
+            if len(single) > HIGH:  # a record of the primary
+                self.held_many.append(single)
+
+    def _fold(self) -> None:
+        """The opposite, when nothing waits."""
+        if self.single is None and not self.held_many and not self.ahead_many:
+            self.single = NOTHING
 
     # ----------------------------------------------------------------------------------------------- the primary's side
 
@@ -254,10 +291,11 @@ class TcpFlow:
 
     def primary_acked(self, ack: int, window_field: int, shift: int) -> None:
         """Note another acknowledgement or window than that of the last frame."""
-        number = self._unwrap_ack(ack, self.p_ack)
+        number = _same(self._unwrap_ack(ack, self.p_ack), self.s_ack)
         self.p_ack = number
-        self.p_told = ack << 32 | window_field if shift == self._shift else -1  # a SYN's is not scaled
-        self.p_right = number + (window_field << shift)
+        # A SYN's window is not scaled.
+        self.p_told = _same(ack << 32 | window_field, self.s_told) if shift == self._shift else -1
+        self.p_right = _same(number + (window_field << shift), self.s_right)
         if number > self._p_top_ack:
             self._p_top_ack = number
         if self.p_right > self._p_top_right:
@@ -349,14 +387,14 @@ class TcpFlow:
 
     def secondary_acked(self, ack: int, window_field: int, shift: int) -> None:
         """Note another acknowledgement or window than that of the last frame. Neither goes back."""
-        self.s_told = ack << 32 | window_field if shift == self._shift else -1
-        number = self._unwrap_ack(ack, self.s_ack)
+        self.s_told = _same(ack << 32 | window_field, self.p_told) if shift == self._shift else -1
+        number = _same(self._unwrap_ack(ack, self.s_ack), self.p_ack)
         if self.s_ack != UNSET and number - self.s_ack > _FAR:
             self.out.counters.bump("compare.out_of_window")
             return
         if number > self.s_ack:
             self.s_ack = number
-        right = number + (window_field << shift)
+        right = _same(number + (window_field << shift), self.p_right)
         if right > self.s_right:
             self.s_right = right
 
@@ -416,6 +454,8 @@ class TcpFlow:
             and not self._next_s
             and (self._syn_p is None or self._syn_s is not None)
         )
+        if plain:
+            self._fold()
         self.p_open = plain and not self._early_p
         self.s_open = plain and not self._early_s and self.s_ack != UNSET
 
@@ -601,8 +641,8 @@ class TcpFlow:
     def compact(self) -> None:
         """Keep small frames in bytes of their own, so that none keeps all of what was read with it alive."""
         renewed = {id(record): own(record, LOW, HIGH) for record in self.held}
-        self.held = [renewed[id(record)] for record in self.held]
-        self.ahead = [renewed.get(id(piece)) or _own_piece(piece) for piece in self.ahead]
+        self.held_many = [renewed[id(record)] for record in self.held]
+        self.ahead_many = [renewed.get(id(piece)) or _own_piece(piece) for piece in self.ahead]
         for early in (self._early_p, self._early_s, self._below):
             if early is not None:
                 early.renew(_own_piece)
@@ -610,7 +650,8 @@ class TcpFlow:
     @property
     def idle(self) -> bool:
         """Whether forgetting this flow loses nothing but the numbers of a connection at rest."""
-        return not self.held and not self.ahead and not self.diverged and not self._next_s and not self._early_s
+        lists = self.held_many or self.ahead_many
+        return not self.single and not lists and not self.diverged and not self._next_s and not self._early_s
 
     # ---------------------------------------------------------------------------------------------------------- numbers
 
@@ -627,6 +668,14 @@ class TcpFlow:
                 self._ack_near = ack + _ORIGIN
             near = self._ack_near
         return unwrap(ack, near)
+
+
+def _same(number: int, other: int) -> int:
+    """``other`` if it is equal: the two sides then have one integer object between them, and so half the memory.
+
+    It is what a packet costs with many connections that matters here: each object is another line of the cache.
+    """
+    return other if number == other else number
 
 
 def _equal(one: bytes, at: int, other: bytes, there: int, length: int) -> bool:
