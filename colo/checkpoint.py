@@ -263,14 +263,16 @@ class Checkpoints:
         return steps
 
     def _on_paused(self, now: Micros, steps: list[Step]) -> None:
-        expected = self.state is State.REQUESTED or self._asked_again
         if not self._completed and self.state is not State.REQUESTED:
             self.counters.bump("checkpoint.superseded")
             self._fail(now, steps)
         elif self.state is State.PAUSED:
             self._assume_resumed(now, steps)
         if self.state is not State.REQUESTED:
-            if not expected:
+            if self._asked_again:
+                self.counters.bump("checkpoint.retried")
+                self.counters.bump("checkpoint.begun")
+            else:
                 self.counters.bump("checkpoint.unasked")
             self._start(now)
         self.state = State.PAUSED
@@ -360,8 +362,6 @@ class Checkpoints:
             self._fail(now, steps)
             return
         # The boundary stands: only the client can tell what the secondary is now.
-        self.counters.bump("checkpoint.retried")
-        self.counters.bump("checkpoint.begun")
         self._asked_again = True
         self._deadline = now + self.config.completion_timeout
         self.client.begin(self._reason, now)

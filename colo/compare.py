@@ -36,7 +36,9 @@ from pystack.wire.packet import PROTO_TCP, Packet, parse_untrusted
 __all__ = ["Comparator", "CompareConfig", "Difference", "Mode"]
 
 _SECOND: Final = 1_000_000
-_FORGET_BYTES: Final = 16 << 20  # of the primary's output, after which remembered frames are forgotten, twice
+_FORGET_BYTES: Final = 4 << 20  # of the primary's output, after which remembered frames are forgotten, twice
+_COMPACT_BYTES: Final = 16 << 20  # of the primary's output, after which held frames get bytes of their own; but as
+_COMPACT_BYTES_A_FLOW: Final = 16 << 10  # each flow is looked at for that, no more often than this, counted by flows
 _OPAQUE: Final = b"opaque"
 
 
@@ -106,6 +108,7 @@ class Comparator:
         self._asked: set[str] = set()  # reasons that a checkpoint was asked for and that need no repeating
         self._forget_at = _FORGET_BYTES
         self._horizon = 0
+        self._compact_at = _COMPACT_BYTES
         self._primary = FramedInput(self._framing, self.counters, self._lane(True, config.vnet_hdr_len))
         self._secondary = FramedInput(self._framing, self.counters, self._lane(False, config.vnet_hdr_len))
 
@@ -368,6 +371,9 @@ class Comparator:
             self._forget_at = self._accepted + _FORGET_BYTES
             horizon, self._horizon = self._horizon, self._primary.position
             self._flows.forget(horizon)
+            if self._accepted >= self._compact_at:
+                self._flows.compact()
+                self._compact_at = self._accepted + max(_COMPACT_BYTES, _COMPACT_BYTES_A_FLOW * self._flows.watched)
 
     def tick(self, now: Micros) -> None:
         """Look, once in a scan cycle, for frames that have waited for too long."""

@@ -27,17 +27,17 @@ class _Port:
 
     def __init__(
         self,
-        link: Link,
+        link: Link | None,
         feed: Callable[[bytes, Micros], None],
         take: Callable[[], list[bytes]],
         lost: Callable[[Micros], None],
     ) -> None:
-        self.link: Link | None = link
+        self.link = link
         self.feed = feed
         self.take = take
         self.lost = lost
         self.unsent: list[TxFrame] = []
-        self.fd = link.fileno()
+        self.fd = -1 if link is None else link.fileno()
         self.watched = 0
 
 
@@ -47,10 +47,10 @@ class ProxyDriver:
 
     A link that ends is the end of what is behind it: of the primary or of the secondary the proxy is told, and the end
     of the client's link ends the driving. What is behind a link can also be ended by `lose_primary` and
-    `lose_secondary`.
+    `lose_secondary`. A secondary may come later, and be another one after each checkpoint: `attach_secondary`.
     """
 
-    def __init__(self, proxy: Proxy, client: Link, primary: Link, secondary: Link) -> None:
+    def __init__(self, proxy: Proxy, client: Link, primary: Link, secondary: Link | None = None) -> None:
         self.proxy = proxy
         self._client = _Port(client, proxy.from_client, proxy.to_client, self._end)
         self._primary = _Port(primary, proxy.from_primary, proxy.to_primary, proxy.primary_failed)
@@ -91,6 +91,19 @@ class ProxyDriver:
     def lose_secondary(self) -> None:
         """The secondary is gone: let the primary carry on."""
         self._lose(self._secondary)
+
+    def attach_secondary(self, link: Link) -> None:
+        """Let ``link`` take the place of the secondary's, whose frames are of no interest any more."""
+        port = self._secondary
+        if port.link is not None:
+            self._drop(port)
+        port.link, port.fd = link, link.fileno()
+        self._watch(port)
+
+    def wake(self) -> None:
+        """Have a turn: something has happened beside the links."""
+        if self._epoll is not None and not self._epoll.closed:
+            self._turn()
 
     def _lose(self, port: _Port) -> None:
         if port.link is None:

@@ -132,6 +132,11 @@ class Flows:
         return late
 
     @property
+    def watched(self) -> int:
+        """How many flows hold something, or did lately."""
+        return len(self._watched)
+
+    @property
     def next_look(self) -> Micros | None:
         """When `late` has something to look at."""
         return self._watched[0][0] if self._watched else None
@@ -168,7 +173,7 @@ class Flows:
         return [frame for flow in self.active.values() for frame in flow.secondary_frames()]
 
     def forget(self, horizon: int) -> None:
-        """Let go of released frames from before ``horizon``, and of bytes that were read together with held ones."""
+        """Let go of released frames from before ``horizon``."""
         young, self._out.young = self._out.young, []
         for flow in young:
             history = flow.history
@@ -178,5 +183,8 @@ class Flows:
                 self._out.young.append(flow)
             else:
                 flow.history = None
+
+    def compact(self) -> None:
+        """Let go of bytes that were read together with held frames."""
         for _, _, flow in self._watched:
             flow.compact()

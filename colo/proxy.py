@@ -26,10 +26,16 @@ from colo.policy import PERIODIC, Policy, PolicyConfig
 from pystack import Counters, Micros
 from pystack.flow.key import flow_key
 from pystack.flow.rewriter import Rewriter, RewriterConfig
-from pystack.flow.tracker import Tracker
+from pystack.flow.tracker import Timeouts, Tracker
 from pystack.wire.packet import PROTO_TCP, RST, SYN, Packet, parse_untrusted
 
+JOIN: Final = "join"
+"""The reason of the checkpoint by which a secondary joins."""
+
 _REMEMBERED: Final = 64
+_TIMEOUTS: Final = Timeouts(established=432_000 * 1_000_000)
+"""An offset dies with the tracker's flow, and without it a connection that a survivor took over: after five days of
+silence, as Linux's connection tracking has it."""
 
 
 class Role(Enum):
@@ -63,6 +69,7 @@ class Proxy:
 
     Attributes:
         drain: set by the driver: feeds everything that the links of both machines hold. Called when both stand still.
+        alone (an argument): there is no secondary yet; see `join`.
         counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the
         end. comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
     """
@@ -74,9 +81,11 @@ class Proxy:
         counters: Counters | None = None,
         *,
         comparator: Comparator | None = None,
+        alone: bool = False,
     ) -> None:
         counters = Counters() if counters is None else counters
         self.counters = counters
+        self._config = config
         self._vnet_hdr_len = config.vnet_hdr_len
         self._max_waiting = config.max_waiting
         self.role = Role.PAIR
@@ -85,7 +94,7 @@ class Proxy:
         assert not self.comparator.config.framed
         self.checkpoints = Checkpoints(client, config.checkpoint, counters)
         self.policy = Policy(config.policy, counters)
-        self.tracker = Tracker(counters=counters)
+        self.tracker = Tracker(timeouts=_TIMEOUTS, counters=counters)
         self.rewriter = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
         self.mirror = Mirror(counters, config.max_waiting, config.vnet_hdr_len)
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
@@ -97,6 +106,15 @@ class Proxy:
         self._to_client: list[bytes] = []
         self._to_primary: list[bytes] = []
         self._to_secondary: list[bytes] = []
+        self._joining = False
+        if alone:
+            self.role = Role.PRIMARY_ALONE
+            self.comparator.pass_through(0)
+
+    @property
+    def protected(self) -> bool:
+        """Whether the client's connections survive the loss of either machine."""
+        return self.role is Role.PAIR and not self._joining
 
     # ------------------------------------------------------------------------------------------------------- frames
 
@@ -219,7 +237,7 @@ class Proxy:
         self._see_to_requests(now)
         for step in self.checkpoints.advance(now):
             self._step(step, now)
-        if self.role is Role.PAIR:
+        if self.protected:
             self.policy.on_table(self.tracker.live, self.comparator.config.max_flows, now)
             mode = self.policy.choose(now)
             if mode is not self._chosen_mode:
@@ -255,6 +273,7 @@ class Proxy:
             case Step.COMPLETED:
                 # The secondary is where the primary is: one space of numbers, one stream each.
                 self.comparator.commit(now)
+                self._joining = False
                 self.rewriter.checkpoint()
                 self._to_secondary += self.rewriter.take_waiting()
                 self.policy.on_completed(self.checkpoints.last_duration, now)
@@ -308,6 +327,22 @@ class Proxy:
         self._feed_aside(now)
         self._hear_again(now)
 
+    def join(self, client: CheckpointClient, now: Micros) -> None:
+        """A secondary joins a primary that was alone: by a checkpoint of ``client``, from which on both are compared.
+
+        Until then everything of the primary leaves at once, as before. Does nothing unless the primary is alone.
+        """
+        if self.role is not Role.PRIMARY_ALONE:
+            return
+        self.counters.bump("proxy.joined")
+        self.role = Role.PAIR
+        self._joining = True
+        self.checkpoints = Checkpoints(client, self._config.checkpoint, self.counters)
+        self.policy = Policy(self._config.policy, self.counters)
+        self._chosen_mode = Mode.COMPARE
+        self.comparator.set_mode(Mode.COMPARE)  # from the checkpoint on
+        self.checkpoints.request(JOIN, now)
+
     def secondary_failed(self, now: Micros) -> None:
         """The secondary is gone: the primary carries on, and what was held leaves."""
         if self.role is not Role.PAIR:
@@ -315,6 +350,7 @@ class Proxy:
         self.counters.bump("proxy.secondary_failed")
         self.comparator.pass_through(now)
         self.role = Role.PRIMARY_ALONE
+        self._joining = False
         self.checkpoints.lost(Step.LOST_SECONDARY)
         self._to_secondary.clear()
         self._feed_aside(now)

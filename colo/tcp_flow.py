@@ -640,6 +640,8 @@ class TcpFlow:
 
     def compact(self) -> None:
         """Keep small frames in bytes of their own, so that none keeps all of what was read with it alive."""
+        if self.single is NOTHING and self._early_p is self._early_s is self._below is None:
+            return  # most of those that the clock watches hold nothing at the moment
         renewed = {id(record): own(record, LOW, HIGH) for record in self.held}
         self.held_many = [renewed[id(record)] for record in self.held]
         self.ahead_many = [renewed.get(id(piece)) or _own_piece(piece) for piece in self.ahead]

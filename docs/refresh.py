@@ -1,8 +1,8 @@
-"""Write what the documentation takes from the program itself: `python docs/refresh.py [commands|picture]`.
+"""Write what the documentation takes from the program itself: `python docs/refresh.py [commands|pictures]`.
 
-reference/command-line.md and reference/colo-command-line.md come from the commands' own help, images/demo.svg from a
-run of the demo. The pages are checked by tests/docs like any other: when a command's help changes, that test fails
-until this was run.
+reference/command-line.md and reference/colo-command-line.md come from the commands' own help, the pictures of the
+demos in images/ from a run of each. The pages are checked by tests/docs like any other: when a command's help changes,
+that test fails until this was run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference"
-PICTURE = DOCS / "images" / "demo.svg"
+IMAGES = DOCS / "images"
 
 PYSTACK = """\
 # Command line
@@ -88,17 +88,19 @@ def write_commands() -> None:
         (REFERENCE / page).write_text("\n".join(parts), encoding="utf-8")
 
 
-def write_picture() -> None:
-    """The picture of a real run, without the fonts that rich would have a reader's browser fetch from elsewhere."""
-    subprocess.run([sys.executable, "-m", "pystack.cli", "demo", "--svg", str(PICTURE)], check=True)
-    picture = PICTURE.read_text(encoding="utf-8")
-    picture = re.sub(r"\s*@font-face \{[^}]*\}", "", picture).replace("Fira Code", "ui-monospace")
-    PICTURE.write_text(picture, encoding="utf-8")
+def write_pictures() -> None:
+    """The pictures of real runs, without the fonts that rich would have a reader's browser fetch from elsewhere."""
+    for name, program in (("demo.svg", "pystack.cli"), ("colo-demo.svg", "colo")):
+        path = IMAGES / name
+        subprocess.run([sys.executable, "-m", program, "demo", "--svg", str(path)], check=True)
+        picture = path.read_text(encoding="utf-8")
+        picture = re.sub(r"\s*@font-face \{[^}]*\}", "", picture).replace("Fira Code", "ui-monospace")
+        path.write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["commands", "picture"]
+    chosen = sys.argv[1:] or ["commands", "pictures"]
     if "commands" in chosen:
         write_commands()
-    if "picture" in chosen:
-        write_picture()
+    if "pictures" in chosen:
+        write_pictures()

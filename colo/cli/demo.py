@@ -30,7 +30,10 @@ _MEGABYTE: Final = 1_000_000
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the outcome to a file."
 )
-def command(*, kernel: bool, connections: int, megabytes: int, seed: int | None, json_file: Path | None) -> int:
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Save a picture of the result.")
+def command(
+    *, kernel: bool, connections: int, megabytes: int, seed: int | None, json_file: Path | None, svg: Path | None
+) -> int:
     """Let a client download from two replicas through the proxy, and kill one in the middle.
 
     Without --kernel everything happens in this process: equal output is released, an injected difference leads to a
@@ -41,10 +44,11 @@ def command(*, kernel: bool, connections: int, megabytes: int, seed: int | None,
     from pystack.cli.options import check_writable  # noqa: PLC0415 - for a command line that makes sense
 
     check_writable(json_file)
+    check_writable(svg)
     if kernel:
         from colo.demo.kernel import run_kernel  # noqa: PLC0415
 
-        return run_kernel(connections, megabytes * _MEGABYTE // connections, seed, json_file)
+        return run_kernel(connections, megabytes * _MEGABYTE // connections, seed, json_file, svg)
     from colo.demo.memory import run_memory  # noqa: PLC0415
 
-    return run_memory(seed, json_file)
+    return run_memory(seed, json_file, svg)

@@ -12,11 +12,12 @@ from colo.proxy import Proxy
 _HEADING = "A web server twice, on two kernels' TCP, and one client: the primary is killed in the middle"
 
 
-def run_kernel(connections: int, size: int, seed: int | None, json_file: Path | None) -> int:
+def run_kernel(connections: int, size: int, seed: int | None, json_file: Path | None, svg: Path | None) -> int:
     """Show it; the exit status says whether every checksum was right.
 
     Raises:
         UsageError: there can be no namespaces with TAPs.
+        LinkError: the picture ``svg`` cannot be written.
     """
     last: list[Proxy] = []
     total = connections * size
@@ -30,7 +31,7 @@ def run_kernel(connections: int, size: int, seed: int | None, json_file: Path | 
 
         outcome = KernelPair(connections, size, random_share(seed), tell).run()
         _verdict(show, outcome, connections, total)
-        show.finish(last[0])
+        show.finish(last[0], svg)
     if json_file is not None:
         fields = {
             "connections": connections,

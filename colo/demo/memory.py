@@ -187,8 +187,12 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(length)
 
 
-def run_memory(seed: int | None, json_file: Path | None) -> int:
-    """Show it; the exit status says whether all was as it should be."""
+def run_memory(seed: int | None, json_file: Path | None, svg: Path | None) -> int:
+    """Show it; the exit status says whether all was as it should be.
+
+    Raises:
+        LinkError: the picture ``svg`` cannot be written.
+    """
     with Show(_HEADING) as show:
 
         async def work() -> Demo:
@@ -197,7 +201,7 @@ def run_memory(seed: int | None, json_file: Path | None) -> int:
             return demo
 
         demo = asyncio.run(work())
-        show.finish(demo.proxy)
+        show.finish(demo.proxy, svg)
     if json_file is not None:
         json_file.write_text(json.dumps(demo.outcome, indent=1) + "\n", encoding="utf-8")
     return 0 if show.good else 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+from pathlib import Path
 from typing import Final, Self, final
 
 from rich.console import Console, Group, RenderableType
@@ -11,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from colo.proxy import Proxy, Role
+from pystack import LinkError
 
+_SVG_WIDTH: Final = 104
 _REFRESH_SECONDS: Final = 0.1
 _ROLES: Final = {
     Role.PAIR: "both machines answer",
@@ -78,8 +82,19 @@ class Show:
         self._next = now + _REFRESH_SECONDS
         self._live.update(self._drawn(proxy, note), refresh=True)
 
-    def finish(self, proxy: Proxy) -> None:
-        """The last figures."""
+    def finish(self, proxy: Proxy, svg: Path | None = None) -> None:
+        """The last figures; with everything as a picture in the file ``svg``.
+
+        Raises:
+            LinkError: the picture cannot be written.
+        """
+        if svg is not None:
+            picture = Console(record=True, width=_SVG_WIDTH, file=io.StringIO(), highlight=False, force_terminal=True)
+            picture.print(Text(self._heading, style="bold"), "", self._drawn(proxy, ""), sep="\n")
+            try:
+                picture.save_svg(str(svg), title="colo demo")
+            except OSError as error:
+                raise LinkError(f"{svg} cannot be written: {error.strerror}.") from None
         if self._live is not None:
             self._live.update(self._drawn(proxy, ""), refresh=True)
         else:
