@@ -12,6 +12,7 @@ from colo.channel import Channel, Hub
 from colo.checkpoint import CheckpointConfig, Checkpoints, Step
 from colo.clients import CommandClient
 from colo.compare import Comparator, CompareConfig, Difference
+from colo.policy import PERIODIC, Policy, PolicyConfig
 from colo.qemu.notify import NotifyClient
 from colo.runner import CommandRunner
 from pystack import Counters, Micros
@@ -40,9 +41,11 @@ class CompareServer:
             checkpoints, in QEMU's notify_dev protocol.
         command: run by the shell for a checkpoint in place of it.
         tell: called with every difference when nobody is notified.
+        policy: when to do without comparing and take periodic checkpoints instead, for which there must be somebody who
+            takes them; None for never.
 
     Attributes:
-        channels: by the names of ``addresses``.
+        channels: by the names of ``addresses``. policy: what came of ``policy``; None also once a machine is lost.
 
     Raises:
         UsageError: an address cannot be had.
@@ -55,9 +58,11 @@ class CompareServer:
         command: str | None,
         counters: Counters,
         tell: Callable[[Difference], None],
+        policy: PolicyConfig | None = None,
     ) -> None:
         self.counters = counters
         self.comparator = Comparator(config, counters)
+        self.policy = None if policy is None else Policy(policy, counters)
         self._tell = None if "notify" in addresses else tell
         self._checkpoints_can_be = "notify" in addresses or command is not None
         self._notify_client = NotifyClient(vnet=config.vnet_framing, counters=counters)
@@ -66,13 +71,9 @@ class CompareServer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: Micros = NEVER
         self.hub = Hub(self._after)
-        if command is None:
-            self._runner: CommandRunner | None = None
-            self.checkpoints = Checkpoints(self._notify_client, CheckpointConfig(), counters)
-        else:
-            client = CommandClient(("/bin/sh", "-c", command), counters=counters)
-            self._runner = CommandRunner(self.hub, client)
-            self.checkpoints = Checkpoints(client, CheckpointConfig(), counters)
+        client = None if command is None else CommandClient(("/bin/sh", "-c", command), counters=counters)
+        self._runner = None if client is None else CommandRunner(self.hub, client)
+        self.checkpoints = Checkpoints(client or self._notify_client, CheckpointConfig(), counters)
         self.channels: dict[str, Channel] = {}
         try:
             self._open(addresses, prefix=8 if config.vnet_framing else 4)
@@ -82,6 +83,10 @@ class CompareServer:
         self._primary, self._secondary = self.channels["primary_in"], self.channels["secondary_in"]
         self._out = self.channels["out"]
         self._notify = self.channels.get("notify")
+        if self.policy is not None:
+            now = monotonic()
+            self.comparator.set_mode(self.policy.choose(now))  # before the first frame
+            self._arm(now, now)
 
     def _open(self, addresses: Mapping[str, Address], prefix: int) -> None:
         uses: dict[str, tuple[Callable[[bytes], None] | None, Callable[[bool], None] | None]] = {
@@ -151,9 +156,12 @@ class CompareServer:
                 self._tell(difference)
             if self._checkpoints_can_be:
                 self.checkpoints.request(difference.reason, now)
+                if self.policy is not None:
+                    self.policy.on_request(difference.reason, now)
         self._told = False
         for step in self.checkpoints.advance(now):
             self._step(step, now)
+        due = NEVER if self.policy is None else self._follow(self.policy, now)
         if self._runner is not None:
             self._runner.serve()
         if self._notify is not None:
@@ -161,9 +169,21 @@ class CompareServer:
             if output:
                 self._notify.send([output])
         at = self.checkpoints.next_timeout()
-        self._look_at = NEVER if at is None else at
+        self._look_at = due if at is None else min(at, due)
         if self._look_at < self._timer_at:
             self._arm(self._look_at, now)
+
+    def _follow(self, policy: Policy, now: Micros) -> Micros:
+        """Compare or not, and ask for the periodic checkpoint that is due; returns when the next one is."""
+        self.comparator.set_mode(policy.choose(now))
+        due = policy.next_checkpoint(now)
+        if due is None or (self._runner is None and not self._notify_client.connected):
+            return NEVER  # whoever connects has a turn at once
+        if due > now:
+            return due
+        self.checkpoints.request(PERIODIC, now)
+        policy.on_request(PERIODIC, now)
+        return NEVER
 
     def _step(self, step: Step, now: Micros) -> None:
         comparator = self.comparator
@@ -177,11 +197,17 @@ class CompareServer:
                 self._runner.drained()
         elif step is Step.COMPLETED:
             comparator.commit(now)
+            if self.policy is not None:
+                self.policy.on_completed(self.checkpoints.last_duration, now)
+                # A flow that finds no room is told of as a difference is; after a commit those in step give way to it.
+                self.policy.on_table(0, comparator.config.max_flows, now)
         elif step is Step.FAILED:
             comparator.abort(now)
         elif step is Step.LOST_SECONDARY:
+            self.policy = None
             comparator.pass_through(now)
         elif step is Step.LOST_PRIMARY:
+            self.policy = None
             comparator.drop_held()
 
     def _arm(self, at: Micros, now: Micros) -> None:

@@ -635,7 +635,9 @@ class TcpFlow:
 
     def secondary_frames(self) -> list[bytes]:
         """What the secondary has sent and the primary has not, as whole frames: for a secondary that carries on."""
-        frames = [piece[DATA][piece[4] : piece[5]] for piece in self.ahead if self.s_nxt > self.p_nxt]
+        # After a difference there may be frames of the primary among them, which are longer.
+        ahead = [piece for piece in self.ahead if len(piece) <= HIGH] if self.s_nxt > self.p_nxt else []
+        frames = [piece[DATA][piece[4] : piece[5]] for piece in ahead]
         return frames + ([self.rst_s_frame] if self.rst_s_frame and self.rst_p == UNSET else [])
 
     def compact(self) -> None:

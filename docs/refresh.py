@@ -66,7 +66,11 @@ What is dropped for it had been released: whoever sent it sends it again, as aft
 
 PAGES = {
     "command-line.md": ("pystack", PYSTACK, ("", "run", "attach", "vm", "trace", "demo")),
-    "colo-command-line.md": ("colo", COLO, ("", "demo", "compare", "rewrite", "mirror", "replay")),
+    "colo-command-line.md": (
+        "colo",
+        COLO,
+        ("", "demo", "launch", "ctl", "selftest", "compare", "rewrite", "mirror", "replay"),
+    ),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import click
 
@@ -18,6 +18,18 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 def _milliseconds(name: str, default: int, text: str) -> Callable[[FunctionT], FunctionT]:
     return click.option(name, type=click.IntRange(1, _U32), default=default, show_default=True, metavar="MS", help=text)
+
+
+def _check(mode: str, notify: str | None, checkpoint_command: str | None) -> None:
+    """See that there is one who makes checkpoints where there must be, and never two.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if notify is not None and checkpoint_command is not None:
+        raise UsageError("--notify and --checkpoint-command both make checkpoints: give one of them.")
+    if mode != "compare" and notify is None and checkpoint_command is None:
+        raise UsageError(f"--mode {mode} needs somebody who makes checkpoints: give --notify or --checkpoint-command.")
 
 
 @click.command(name="compare")
@@ -37,6 +49,14 @@ def _milliseconds(name: str, default: int, text: str) -> Callable[[FunctionT], F
     metavar="N",
     help="Frames of one connection that may wait.",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["compare", "auto", "periodic"]),
+    default="compare",
+    show_default=True,
+    help="What lets frames out: see below.",
+)
+@_milliseconds("--period", 100, "From the end of a periodic checkpoint to the beginning of the next.")
 @click.option("--stats", is_flag=True, help="Print at the end what was counted.")
 def command(
     *,
@@ -49,6 +69,8 @@ def command(
     compare_timeout: int,
     expired_scan_cycle: int,
     max_queue_size: int,
+    mode: str,
+    period: int,
     stats: bool,
 ) -> int:
     """Let the primary's frames out once the secondary has sent the same, or a checkpoint was made.
@@ -61,13 +83,17 @@ def command(
 
     Differences are printed unless --notify tells somebody. Without it and without COMMAND, what differs stays held.
 
+    With --mode periodic nothing is compared: a checkpoint is made every --period, and all that is held leaves with it.
+    --mode auto does that for as long as comparing does not pay, since differences come too often or connections are
+    too many. Both need --notify or COMMAND.
+
     Runs until SIGINT or SIGTERM.
     """
-    if notify is not None and checkpoint_command is not None:
-        raise UsageError("--notify and --checkpoint-command both make checkpoints: give one of them.")
+    _check(mode, notify, checkpoint_command)
     from colo.aio import CompareServer  # noqa: PLC0415 - asyncio is for a command line that makes sense
     from colo.cli.serving import run, say  # noqa: PLC0415
     from colo.compare import CompareConfig  # noqa: PLC0415
+    from colo.policy import PolicyConfig  # noqa: PLC0415
     from colo.report import Teller  # noqa: PLC0415
 
     addresses = parse_all(primary_in=primary_in, secondary_in=secondary_in, out=out, notify=notify)
@@ -79,10 +105,12 @@ def command(
         scan_cycle=expired_scan_cycle * 1000,
         max_queue_size=max_queue_size,
     )
+    forced: Literal["periodic"] | None = "periodic" if mode == "periodic" else None
+    policy = None if mode == "compare" else PolicyConfig(forced=forced, periodic_interval=period * 1000)
     counters = Counters()
     teller = Teller(say, time.monotonic)
     return run(
-        lambda: CompareServer(config, addresses, checkpoint_command, counters, teller.tell),
+        lambda: CompareServer(config, addresses, checkpoint_command, counters, teller.tell, policy),
         "comparing",
         counters if stats else None,
     )

@@ -1,11 +1,11 @@
-"""A QEMU guest made from Debian's packages: the cloud kernel, a few of its modules and a busybox initramfs.
+"""A QEMU guest that runs a script and powers off, and a QEMU whose serial console a test reads.
 
     image = GuestImage.build(directory, script="udhcpc ...; echo done")
     with boot(image, ["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"]) as guest:
         guest.expect(r"done", timeout=60)
 
-The kernel is the newest cloud kernel in /boot that we may read, and else the package, downloaded through apt and kept
-in the user's cache. Emulation is TCG, so that it runs where there is no /dev/kvm.
+Kernel and initramfs are made as `colo.qemu.image` makes them. Where there is no kernel, Debian's is downloaded through
+apt and kept in the user's cache. Emulation is TCG, so that it runs where there is no /dev/kvm.
 """
 
 from __future__ import annotations
@@ -14,28 +14,17 @@ import contextlib
 import os
 import re
 import select
-import shutil
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-_META_PACKAGE = "linux-image-cloud-amd64"
-_DRIVERS = ("virtio_pci", "virtio_net")
-_APPLETS = ("/bin", "/sbin", "/usr/bin", "/usr/sbin")
+from colo.qemu.image import APPEND, NEEDED, GuestFiles, Kernel, fetch_kernel, initramfs
+from pystack import UsageError
 
-_INIT = """#!/bin/busybox sh
-/bin/busybox mkdir -p /dev /proc /sys /tmp /etc {applets}
-/bin/busybox --install -s
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-for module in {modules}; do insmod /modules/$module.ko; done
-ip link set lo up
-echo GUEST-UP
+_SCRIPT = """echo GUEST-UP
 {script}
 sync
 poweroff -f
@@ -61,127 +50,31 @@ class GuestError(Exception):
     """The guest could not be built, or did not do what was expected; the message ends with its last words."""
 
 
-# ------------------------------------------------------------------------------------------------------- the kernel
+# -------------------------------------------------------------------------------------------------------- the image
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """A bootable kernel and the folder of its modules."""
+def find_kernel(needs: Sequence[str] = NEEDED) -> Kernel:
+    """An installed kernel with the modules `needs`, or Debian's, downloaded once into the user's cache."""
+    with contextlib.suppress(UsageError):
+        return Kernel.find(needs=needs)
+    return fetch_kernel(needs=needs)
 
-    image: Path
-    modules: Path
 
-    @classmethod
-    def find(cls, cache: Path | None = None) -> Self:
-        """The installed cloud kernel, or the packaged one, downloaded once into `cache`."""
-        for image in sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), reverse=True):
-            modules = Path("/lib/modules", image.name.removeprefix("vmlinuz-"))
-            if os.access(image, os.R_OK) and modules.is_dir():
-                return cls(image, modules)
-        if cache is None:
-            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pystack-tests"
-        return cls._packaged(cache)
+class GuestImage(GuestFiles):
+    """What QEMU's -kernel, -initrd and -append take."""
 
     @classmethod
-    def _packaged(cls, cache: Path) -> Self:
-        package = _kernel_package()
-        root = cache / package
-        if not root.is_dir():
-            _download(package, root)
-        (image,) = (root / "boot").glob("vmlinuz-*")
-        (modules,) = (root / "lib" / "modules").iterdir()
-        return cls(image, modules)
-
-    def module_files(self, names: Iterable[str]) -> list[Path]:
-        """The modules of `names` and what they depend on, in an order in which insmod takes them."""
-        found: list[Path] = []
-        for name in names:
-            paths = list(self.modules.rglob(f"{name}.ko"))
-            if not paths:
-                if _is_builtin(self.modules, name):
-                    continue
-                raise GuestError(f"no module {name} in {self.modules}")
-            needed = re.search(rb"\0depends=([^\0]*)\0", paths[0].read_bytes())
-            names_needed = needed[1].decode().split(",") if needed and needed[1] else []
-            found += [path for path in [*self.module_files(names_needed), paths[0]] if path not in found]
-        return found
-
-
-def _is_builtin(modules: Path, name: str) -> bool:
-    return f"/{name}.ko" in (modules / "modules.builtin").read_text(encoding="ascii")
-
-
-def _kernel_package() -> str:
-    try:
-        told = subprocess.run(
-            ["apt-cache", "depends", _META_PACKAGE], capture_output=True, text=True, timeout=60, check=False
-        ).stdout
-    except OSError as error:
-        raise GuestError(f"apt-cache does not run ({error}): the guest's kernel comes from Debian") from None
-    depends = re.search(r"Depends: (linux-image-\S+)", told)
-    if depends is None:
-        raise GuestError(f"apt knows no {_META_PACKAGE}: run apt-get update, on Debian amd64")
-    return depends[1]
-
-
-def _download(package: str, root: Path) -> None:
-    work = root.with_name(f"{package}.{os.getpid()}")
-    work.mkdir(parents=True)
-    try:
-        for command in (["apt-get", "download", package], ["dpkg-deb", "-x", "PACKAGE", "tree"]):
-            command = [next(map(str, work.glob("*.deb"))) if word == "PACKAGE" else word for word in command]
-            done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode:
-                raise GuestError(f"{' '.join(command)}: {done.stderr.strip()}")
-        with contextlib.suppress(FileExistsError, OSError):  # another process was faster
-            (work / "tree").rename(root)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-# ---------------------------------------------------------------------------------------------------- the initramfs
-
-
-def cpio(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """An archive in the "new ASCII" format (cpio(5), newc) of (path, mode, content)."""
-    archive = bytearray()
-    for inode, (path, mode, content) in enumerate([*files, ("TRAILER!!!", 0, b"")], start=1):
-        name = path.encode() + b"\0"
-        fields = (inode, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name), 0)
-        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name
-        archive += bytes(-len(archive) % 4)
-        archive += content
-        archive += bytes(-len(archive) % 4)
-    return bytes(archive)
-
-
-@dataclass(frozen=True)
-class GuestImage:
-    """What QEMU's -kernel and -initrd take."""
-
-    kernel: Path
-    initrd: Path
-
-    @classmethod
-    def build(cls, directory: Path, script: str, *, drivers: Sequence[str] = _DRIVERS) -> Self:
+    def build(cls, directory: Path, script: str, *, drivers: Sequence[str] = NEEDED) -> Self:
         """Write an initramfs into `directory` that loads `drivers`, runs `script` in busybox' shell and powers off."""
-        busybox = shutil.which("busybox")
-        if busybox is None:
-            raise GuestError("busybox is missing: apt install busybox-static")
-        kernel = Kernel.find()
-        modules = kernel.module_files(drivers)
-        init = _INIT.format(applets=" ".join(_APPLETS), modules=" ".join(path.stem for path in modules), script=script)
-        executable, folder = stat.S_IFREG | 0o755, stat.S_IFDIR | 0o755
-        files = [
-            *((name, folder, b"") for name in ("bin", "modules", "etc")),
-            ("bin/busybox", executable, Path(busybox).read_bytes()),
-            ("init", executable, init.encode()),
-            (UDHCPC.lstrip("/"), executable, _UDHCPC.encode()),
-            *((f"modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()) for path in modules),
-        ]
+        try:
+            kernel = find_kernel(drivers)
+            udhcpc = (UDHCPC.lstrip("/"), stat.S_IFREG | 0o755, _UDHCPC.encode())
+            archive = initramfs(_SCRIPT.format(script=script), kernel=kernel, drivers=drivers, files=[udhcpc])
+        except UsageError as error:
+            raise GuestError(str(error)) from error
         initrd = directory / "initrd.cpio"
-        initrd.write_bytes(cpio(files))
-        return cls(kernel.image, initrd)
+        initrd.write_bytes(archive)
+        return cls(kernel.image, initrd, APPEND)
 
 
 # ------------------------------------------------------------------------------------------------------- the machine
@@ -232,14 +125,14 @@ class Machine:
             self.process.stdout.close()
 
 
-def qemu_argv(image: GuestImage, options: Sequence[str] = (), *, memory_mib: int = 256) -> list[str]:
+def qemu_argv(image: GuestFiles, options: Sequence[str] = (), *, memory_mib: int = 256) -> list[str]:
     """The command line of a guest without any device but its console and those of `options`."""
     return [
         "qemu-system-x86_64",
         *("-machine", "q35,accel=tcg", "-cpu", "max", "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd)),
-        *("-append", "console=ttyS0 panic=-1 mitigations=off quiet"),
+        *("-append", image.append),
         *options,
     ]
 
@@ -250,7 +143,7 @@ def _start(argv: Sequence[str]) -> subprocess.Popen[bytes]:
 
 @contextlib.contextmanager
 def boot(
-    image: GuestImage,
+    image: GuestFiles,
     options: Sequence[str] = (),
     *,
     memory_mib: int = 256,

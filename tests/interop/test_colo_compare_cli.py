@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from colo.address import parse_all
+from colo.aio import CompareServer
+from colo.cli.compare import command as compare_command
+from colo.compare import CompareConfig, Mode
+from colo.policy import Policy, PolicyConfig
+from pystack.counters import Counters
+from pystack.drivers.aio import monotonic
+from pystack.link.qemu_framing import encode
 from pystack.testing.frames import Crafter
 from tests.colo_guests import Guest
 from tests.interop.colo_sockets import PATIENCE, Command, End, counters, eventually, running
@@ -238,6 +250,191 @@ def test_differences_are_told_and_not_without_end(tmp_path: Path) -> None:
         said = pair.command.stop()
     assert counters(said)["compare.difference.datagram"] == 300
     assert 10 <= said.count("the datagrams differ") <= 60
+
+
+# -------------------------------------------------------------------------------------------------------------- modes
+
+
+def is_compared(pair: Pair, frame: bytes) -> bool:
+    """Have both send ``frame``: whether it leaves without a checkpoint. One that is asked for before that is made."""
+    assert pair.notify is not None
+    pair.primary.send(frame)
+    pair.secondary.send(frame)
+    spoke, _, _ = select.select([pair.out.sock, pair.notify.sock], [], [], PATIENCE)
+    compared = pair.out.sock in spoke
+    if not compared:
+        assert pair.notify.receive() == [b"DO_CHECKPOINT"]
+        pair.notify.send(b"COLO_CHECKPOINT")
+    assert pair.out.receive() == [frame]
+    return compared
+
+
+def differ(pair: Pair, number: int) -> None:
+    """Have both send what is not the same, and make the checkpoint that this leads to."""
+    assert pair.notify is not None
+    pair.primary.send(mine := UDP.udp(53, 6000, b"mine %d" % number))
+    pair.secondary.send(UDP.udp(53, 6000, b"its %d" % number))
+    assert pair.notify.receive() == [b"DO_CHECKPOINT"]
+    pair.notify.send(b"COLO_CHECKPOINT")
+    assert pair.out.receive() == [mine]
+
+
+def test_in_periodic_mode_what_is_equal_waits_for_a_checkpoint(tmp_path: Path) -> None:
+    """Which is asked for when it is due, whether anything comes or not."""
+    with compare(tmp_path, "--mode", "periodic", "--period", "300", notify=True) as pair:
+        assert pair.notify is not None
+        for low in (0, 100, 200):
+            frames = [datagram(low + number) for number in range(100)]
+            for number in range(0, 100, 10):
+                pair.primary.send(*frames[number : number + 10])
+                pair.secondary.send(*frames[number : number + 10])
+            assert pair.notify.receive() == [b"DO_CHECKPOINT"]
+            assert pair.out.silent()
+            pair.notify.send(b"COLO_CHECKPOINT")
+            assert pair.out.receive(100) == frames
+        said = counters(pair.command.stop())
+    assert said["policy.to_periodic.choice"] == 1
+    assert said["checkpoint.completed"] == 3
+    assert said["compare.secondary_ignored"] == 300
+    assert "policy.to_compare" not in said
+
+
+def test_nobody_is_asked_for_a_periodic_checkpoint_before_somebody_is_there(tmp_path: Path) -> None:
+    arguments = ["compare", "--stats", "--mode", "periodic"]
+    for name in ("primary-in", "secondary-in", "out", "notify"):
+        arguments += [f"--{name}", f"unix:{tmp_path / name},server"]
+    with running(*arguments) as command, contextlib.ExitStack() as ends:
+        primary, out = (ends.enter_context(contextlib.closing(End(tmp_path / name))) for name in ("primary-in", "out"))
+        primary.send(datagram(1))
+        assert out.silent(0.5)
+        notify = ends.enter_context(contextlib.closing(End(tmp_path / "notify")))
+        assert notify.receive() == [b"DO_CHECKPOINT"]
+        notify.send(b"COLO_CHECKPOINT")
+        assert out.receive() == [datagram(1)]
+        said = counters(command.stop())
+    assert "notify.no_peer" not in said
+    assert "checkpoint.failed" not in said
+
+
+def test_in_periodic_mode_a_command_makes_the_checkpoints(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = f"echo paused; read word; echo $COLO_REASON $word >> {told}; echo completed"
+    with compare(tmp_path, "--mode", "periodic", "--period", "50", "--checkpoint-command", script) as pair:
+        for number in range(5):
+            pair.primary.send(datagram(number))
+            assert pair.out.receive() == [datagram(number)]
+        said = counters(pair.command.stop())
+    assert set(told.read_text().splitlines()) == {"periodic drained"}
+    assert said["checkpoint.requested"] <= said["checkpoint.completed"] + 1
+
+
+def test_a_periodic_checkpoint_is_made_although_nobody_has_connected(tmp_path: Path) -> None:
+    arguments = ["compare", "--mode", "periodic", "--checkpoint-command", f"touch {tmp_path / 'made'}"]
+    for name in ("primary-in", "secondary-in", "out"):
+        arguments += [f"--{name}", f"unix:{tmp_path / name},server"]
+    with running(*arguments):
+        eventually("the command is run", (tmp_path / "made").exists)
+
+
+def test_in_periodic_mode_a_secondary_that_is_lost_holds_nothing_up(tmp_path: Path) -> None:
+    lost = tmp_path / "lost"
+    script = f"[ -e {lost} ] && echo lost secondary || exit 1"
+    with compare(tmp_path, "--mode", "periodic", "--period", "50", "--checkpoint-command", script) as pair:
+        pair.primary.send(datagram(1))
+        assert pair.out.silent(0.3)
+        lost.touch()
+        assert pair.out.receive() == [datagram(1)]
+        for number in range(2, 50):
+            pair.primary.send(datagram(number))
+            assert pair.out.receive() == [datagram(number)]
+        said = counters(pair.command.stop())
+    assert said["checkpoint.lost_secondary"] == 1
+    assert "checkpoint.ignored" not in said
+
+
+def test_in_auto_mode_differences_without_end_lead_to_periodic_checkpoints_and_back(tmp_path: Path) -> None:
+    with compare(tmp_path, "--mode", "auto", notify=True) as pair:
+        number = 0
+        while is_compared(pair, datagram(number)):
+            differ(pair, number)
+            number += 1
+            assert number < 1000
+        until = time.monotonic() + PATIENCE
+        while not is_compared(pair, datagram(number)):
+            number += 1
+            assert time.monotonic() < until
+        pair.release(*map(datagram, range(100)))
+        said = counters(pair.command.stop())
+    assert said["policy.to_periodic.differences"] == said["policy.to_compare"] == 1
+    assert said["checkpoint.completed"] == said["notify.asked"] == said["notify.checkpoint"]
+
+
+def test_without_a_mode_differences_without_end_change_nothing(tmp_path: Path) -> None:
+    with compare(tmp_path, notify=True) as pair:
+        for number in range(2 * PolicyConfig().max_rate):
+            differ(pair, number)
+            assert is_compared(pair, datagram(number))
+        said = counters(pair.command.stop())
+    assert not [name for name in said if name.startswith("policy.")]
+
+
+@contextlib.contextmanager
+def in_process(policy: PolicyConfig, config: CompareConfig) -> Iterator[tuple[CompareServer, Policy]]:
+    """A server in this process to which nobody connects: for what no option says and no peer sees."""
+
+    async def make() -> CompareServer:
+        where = "tcp:127.0.0.1:0,server"
+        addresses = parse_all(primary_in=where, secondary_in=where, out=where, notify=where)
+        return CompareServer(config, addresses, None, Counters(), print, policy)
+
+    with asyncio.Runner() as runner:
+        server = runner.run(make())
+        try:
+            assert server.policy is not None
+            yield server, server.policy
+        finally:
+            server.close()
+
+
+def test_periodic_mode_holds_the_very_first_frame() -> None:
+    with in_process(PolicyConfig(forced="periodic"), CompareConfig(framed=True)) as (server, _):
+        assert server.comparator.mode is Mode.PERIODIC
+
+
+def test_a_table_that_was_full_is_tried_again() -> None:
+    with in_process(PolicyConfig(), CompareConfig(framed=True, max_flows=4)) as (server, policy):
+        server._notify_changed(True)
+        for port in range(5):
+            server._from_primary(encode(UDP.udp(53, 6000 + port, b"answer")))
+        now = monotonic()
+        server._after(now)
+        assert (policy.why, server.comparator.mode) == ("table", Mode.PERIODIC)
+        for later in (1, policy.hold, policy.hold + 1):  # the last one is asked for by the return
+            server._from_notify(encode(b"COLO_CHECKPOINT"))
+            server._after(now + later)
+        assert (policy.why, server.comparator.mode) == ("", Mode.COMPARE)
+        assert server.comparator.held_frames == 0
+        assert server.counters["policy.to_periodic.table"] == server.counters["policy.to_compare"] == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "periodic"])
+def test_a_mode_that_needs_checkpoints_needs_somebody_who_makes_them(tmp_path: Path, mode: str) -> None:
+    arguments = ["compare", "--mode", mode]
+    for name in ("primary-in", "secondary-in", "out"):
+        arguments += [f"--{name}", f"unix:{tmp_path / name},server"]
+    done = subprocess.run(
+        [sys.executable, "-m", "colo", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"colo: --mode {mode} needs somebody who makes checkpoints: give --notify or --checkpoint-command.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_period_is_the_policy_s_own_unless_another_is_given() -> None:
+    (option,) = [option for option in compare_command.params if option.name == "period"]
+    assert option.default == PolicyConfig().periodic_interval // 1000
 
 
 # ------------------------------------------------------------------------------------------------------------- peers

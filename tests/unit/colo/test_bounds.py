@@ -287,7 +287,10 @@ def test_a_checkpoint_that_never_completes(stands: bool) -> None:
         assert world.proxy.comparator.held_bytes <= (1 << 20) + 2000
     counters = world.proxy.counters
     assert counters["checkpoint.completed"] == 0
-    assert counters["checkpoint.failed"] >= (5 if stands else 10)
+    if stands:  # nobody can tell what the secondary is now, so the boundary stands, and it is asked for again
+        assert (counters["checkpoint.failed"], counters["checkpoint.timed_out"]) == (0, 5)
+    else:
+        assert counters["checkpoint.failed"] >= 10
     assert counters["compare.primary_dropped"] + counters["proxy.dropped"] > 20_000
     world.stuck = False
     world.client.duration = 3 * MILLISECOND

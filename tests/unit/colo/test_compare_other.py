@@ -397,3 +397,11 @@ def test_small_frames_that_stay_do_not_keep_what_was_read_with_them() -> None:
     assert sum(kept.values()) < 40 << 20
     assert comparator.held_frames == 1000
     assert chunk
+
+
+def test_after_a_difference_no_frame_of_the_primary_is_taken_for_one_of_the_survivor(bench: Bench) -> None:
+    bench.open()
+    bench.p(bench.primary.data(0, b"hello"))
+    bench.s(bench.secondary.data(0, b"hallo, and more than the primary"))
+    assert bench.reasons == ["payload"]
+    assert bench.comparator.drop_held() == []

@@ -1,0 +1,320 @@
+"""A pair at work: two machines, the proxy, an engine, the clients' network, and what watches over all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, final
+
+from colo.checkpoint import CheckpointConfig
+from colo.drive import ProxyDriver
+from colo.launch.engines import Engine, choose
+from colo.launch.plan import GUEST_ADDRESS, Plan
+from colo.proxy import Proxy, ProxyConfig, Role
+from colo.qemu.machine import Machine
+from colo.qemu.qmp import MonitorError
+from pystack import (
+    Counters,
+    Driver,
+    Gateway,
+    GatewayConfig,
+    HostIO,
+    Link,
+    PystackError,
+    TapLink,
+    UsageError,
+    memory_pair,
+)
+from pystack.drivers.aio import monotonic
+
+_PAUSES: Final = 4096  # of the last checkpoints, to tell their median
+_QUEUE_FRAMES: Final = 4096
+_JOIN_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.02
+
+
+@final
+class Pair:
+    """Runs the machines of ``plan`` with their files in ``directory``.
+
+    Attributes:
+        proxy, driver: at work once `start` has returned. engine: takes the checkpoints; ``engine_why``: why this one.
+        primary: the machine that clients are served by; after a failover, the one that was the secondary.
+        failover_at: when the primary was lost, 0.0 before. counters: of everything.
+        pauses: how long both machines stood still in the last checkpoints, microseconds.
+    """
+
+    def __init__(self, plan: Plan, directory: Path, tell: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.counters = Counters()
+        self._tell = tell
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._undo = contextlib.ExitStack()
+        self._settled = asyncio.Event()  # after a failover
+        self._begun = time.monotonic()
+        self._closing = False
+        self.pauses: deque[int] = deque(maxlen=_PAUSES)
+        self.failover_at = 0.0
+        self.engine_why = ""
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.primary: Machine
+        self.proxy: Proxy
+        self.driver: ProxyDriver
+        self.engine: Engine
+
+    # ------------------------------------------------------------------------------------------------------- the start
+
+    async def start(self) -> None:
+        """Start the primary and the proxy in front of it. It serves from here on, and nothing protects it yet.
+
+        Raises:
+            UsageError: the machine, the device or a published port is not to be had.
+        """
+        client = self._client_link()
+        self.primary = await self._machine("vm")
+        self.proxy = Proxy(
+            ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000)),
+            _Nobody(),
+            self.counters,
+            alone=True,
+        )
+        self.driver = ProxyDriver(self.proxy, client, self.primary.link)
+        self._run(self.driver.run(), "proxy")
+        self._run(self._watch_over(self.primary), "primary's heartbeat")
+        chosen = await choose(self.plan, self.directory)
+        self.engine_why = chosen.why
+        self.engine = chosen.make(self.primary, self._spare, self._attach, self._wake, self.counters)
+        self.engine.prepare()
+        self._tell(f"checkpoints by {self.engine.name}: {self.engine_why}")
+
+    def _client_link(self) -> Link:
+        if self.plan.tap:
+            link = TapLink.open(self.plan.tap, offload=False)
+            self._undo.callback(link.close)
+            return link
+        near, far = memory_pair(queue_frames=_QUEUE_FRAMES, wakeup=True)
+        for end in (near, far):
+            self._undo.callback(end.close)
+        config = GatewayConfig(guest=GUEST_ADDRESS.ip.packed)
+        gateway = Gateway(config, far.info, seed=secrets.randbits(128))
+        hostio = HostIO(gateway, publish=self.plan.publish)
+        self._undo.callback(hostio.close)
+        self._run(Driver(gateway, far, hostio).run(), "gateway")
+        return near
+
+    async def _machine(self, kind: str, *, incoming: bool = False) -> Machine:
+        name = f"{kind}{next(self._numbers)}"
+        machine = Machine(self.plan.guest, name, self.directory, self.counters, lambda _: None)
+        try:
+            await machine.start(incoming=incoming)
+        except BaseException:
+            await machine.kill()
+            raise
+        self._run(self._on_end_of(machine), f"the end of {name}")
+        return machine
+
+    async def _spare(self) -> Machine:
+        return await self._machine("vm", incoming=True)
+
+    def _attach(self, machine: Machine) -> None:
+        self.driver.attach_secondary(machine.link)
+        self._run(self._watch_over(machine), f"{machine.name}'s heartbeat")
+
+    def _wake(self) -> None:
+        completed = self.proxy.counters["checkpoint.completed"]
+        self.driver.wake()
+        if self.proxy.counters["checkpoint.completed"] > completed:
+            self.pauses.append(self.proxy.checkpoints.last_pause)
+
+    async def booted(self) -> None:
+        """Wait until the guest says that it serves.
+
+        Raises:
+            UsageError: it does not in time, or QEMU has ended.
+        """
+        machine, deadline = self.primary, time.monotonic() + self.plan.boot
+        while self.plan.ready.encode() not in machine.console():
+            if machine.ended.done() or time.monotonic() > deadline:
+                lines = machine.console().decode(errors="replace").strip().splitlines()
+                last = f"its last words: {lines[-1][:100]!r}" if lines else "it has printed nothing"
+                raise UsageError(f"The guest does not boot within {self.plan.boot:g} s; {last}.")
+            await asyncio.sleep(_LOOK_SECONDS)
+        if self.plan.ready:
+            self._tell(f"the guest in {machine.name} serves")
+
+    async def protect(self) -> None:
+        """Let a secondary join, and wait until both are in step.
+
+        Raises:
+            UsageError: that does not come to pass within a minute.
+        """
+        self.proxy.join(self.engine, monotonic())
+        self.driver.wake()
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while not self.proxy.protected:
+            if self.proxy.role is not Role.PAIR or time.monotonic() > deadline:
+                raise UsageError(f"The secondary does not join: {self._why_not()}")
+            await asyncio.sleep(0.01)
+        self._tell(f"protected: {self.engine_secondary} is in step with {self.primary.name}")
+
+    def _why_not(self) -> str:
+        logs = sorted(self.directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        said = [line for path in logs for line in path.read_text(errors="replace").strip().splitlines()[-1:]]
+        return said[-1] if said else "QEMU does not say why."
+
+    @property
+    def engine_secondary(self) -> str:
+        """The secondary's name; "" when there is none."""
+        return self.engine.secondary.name if self.engine.secondary is not None else ""
+
+    # ---------------------------------------------------------------------------------------------------- watching over
+
+    def _run(self, work: Any, name: str) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or self._closing:
+            return
+        error = task.exception()
+        if error is not None and not self.failed.done():
+            self.failed.set_exception(error)
+
+    async def _on_end_of(self, machine: Machine) -> None:
+        await asyncio.shield(machine.ended)
+        if self._closing:
+            return
+        if machine is self.primary:
+            await self._lose_primary()
+        elif machine is self.engine.secondary:
+            await self._lose_secondary()
+
+    async def _lose_primary(self) -> None:
+        survivor = self.engine.secondary
+        if survivor is None or not self.proxy.protected or not survivor.alive:
+            raise PystackError(f"{self.primary.name} has ended, and nobody can carry on: the service is lost.")
+        self.failover_at = time.monotonic()
+        self.driver.lose_primary()
+        await self.engine.fail_over()
+        self._tell(f"{self.primary.name} is gone: {survivor.name} carries its connections on")
+        self.primary = survivor
+        self._settled.set()
+
+    async def _lose_secondary(self) -> None:
+        name = self.engine_secondary
+        self.driver.lose_secondary()
+        await self.engine.lose_secondary()
+        self._tell(f"{name} is gone: {self.primary.name} goes on alone, and another one is to join")
+        await self.protect()
+
+    async def _watch_over(self, machine: Machine) -> None:
+        """End a machine that does not answer any more: then it is gone for everybody, and cannot come back to life."""
+        while machine.alive and not self._is_closing():
+            await asyncio.sleep(self.plan.heartbeat)
+            try:
+                await machine.monitor.execute("query-status", seconds=self.plan.patience)
+            except MonitorError:
+                if not machine.ended.done() and not self._is_closing():
+                    self.counters.bump("pair.heartbeats_lost")
+                    await machine.kill()
+                return
+
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    # ---------------------------------------------------------------------------------------------- what people ask for
+
+    async def checkpoint(self, reason: str = "asked for") -> None:
+        """Take a checkpoint, and wait for it.
+
+        Raises:
+            UsageError: there is no pair, or it does not come to pass within a minute.
+        """
+        if not self.proxy.protected:
+            raise UsageError("There is no secondary that a checkpoint could be taken of.")
+        before = self.proxy.checkpoints.served
+        self.proxy.checkpoints.request(reason, monotonic())
+        self.driver.wake()
+        deadline = time.monotonic() + _JOIN_SECONDS
+        while self.proxy.checkpoints.served <= before:
+            if self.proxy.role is not Role.PAIR or time.monotonic() > deadline:
+                raise UsageError("The checkpoint was not taken.")
+            await asyncio.sleep(0.001)
+
+    async def failover(self) -> None:
+        """End the primary, and let the secondary carry on.
+
+        Raises:
+            UsageError: there is no secondary that could.
+        """
+        if not self.proxy.protected:
+            raise UsageError("There is no secondary that could carry on.")
+        before = self.primary
+        await before.kill()
+        await self._settled.wait()
+
+    def status(self) -> dict[str, Any]:
+        """Where everything stands, for a person or a program."""
+        proxy, checkpoints = self.proxy, self.proxy.checkpoints
+        pauses = sorted(self.pauses)
+        return {
+            "name": self.plan.name,
+            "uptime_s": round(time.monotonic() - self._begun, 1),
+            "state": "protected" if proxy.protected else proxy.role.value,
+            "primary": self.primary.name,
+            "secondary": self.engine_secondary,
+            "engine": self.engine.name,
+            "engine_why": self.engine_why,
+            "accelerator": self.plan.guest.accel,
+            "mode": proxy.comparator.mode.value,
+            "checkpoints": proxy.counters["checkpoint.completed"],
+            "checkpoints_by_reason": dict(checkpoints.by_reason),
+            "pause_median_us": pauses[len(pauses) // 2] if pauses else 0,
+            "pause_worst_us": pauses[-1] if pauses else 0,
+            "released_frames": proxy.comparator.released_frames,
+            "held_frames": proxy.comparator.held_frames,
+            "held_bytes": proxy.comparator.held_bytes,
+            "connections": proxy.tracker.live,
+            "differences": [str(difference) for difference in list(proxy.differences)[-5:]],
+        }
+
+    async def close(self) -> None:
+        """End everything."""
+        self._closing = True
+        if hasattr(self, "engine"):
+            await self.engine.close()
+        if hasattr(self, "primary"):
+            await self.primary.kill()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._undo.close()
+        if self.failed.done() and not self.failed.cancelled():
+            self.failed.exception()
+        self.failed.cancel()
+
+
+@final
+class _Nobody:
+    """The client of a proxy that has no secondary yet: nothing is ever asked of it."""
+
+    def begin(self, reason: str, now: int) -> None:
+        """Nothing."""
+
+    def poll(self, now: int) -> list[Any]:  # noqa: ARG002 - the protocol's form
+        """Nothing."""
+        return []
+
+    def next_timeout(self) -> None:
+        """Never."""

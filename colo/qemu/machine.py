@@ -1,0 +1,241 @@
+"""One QEMU machine: its command line, its process, its monitor, and the socket of its network card."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+from colo.qemu.qmp import Monitor, MonitorError
+from pystack import Counters, LinkInfo, QemuLink, UsageError
+
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LAST_WORDS_BYTES: Final = 2000
+
+NICS: Final = ("virtio-net-pci", "e1000", "rtl8139")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """What both machines are; all that a guest can tell must be the same for both.
+
+    Attributes:
+        qemu: the program. accel: ``kvm`` or ``tcg``. memory_mib, cpus: of the guest.
+        kernel, initrd, append: what it boots. disk: an image, read-only.
+        nic: one of `NICS`. mac: of its card. extra: more arguments for QEMU.
+        environment: of the process, beside ours.
+    """
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    disk: Path | None = None
+    qemu: str = "qemu-system-x86_64"
+    accel: str = "tcg"
+    memory_mib: int = 128
+    cpus: int = 1
+    nic: str = "virtio-net-pci"
+    mac: str = "52:54:00:12:34:56"
+    extra: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def argv(self, name: str, directory: Path, *, incoming: bool) -> list[str]:
+        """The command line of the machine ``name``, whose sockets and logs are in ``directory``.
+
+        Args:
+            incoming: it waits for the state of another one.
+        """
+        threads = ",thread=single" if self.accel == "tcg" else ""
+        words = [self.qemu, "-name", name, "-machine", "pc", "-accel", f"{self.accel}{threads}"]
+        if self.accel == "kvm":
+            words += ["-cpu", "host"]
+        words += ["-m", str(self.memory_mib), "-smp", str(self.cpus)]
+        words += ["-nodefaults", "-no-user-config", "-display", "none"]
+        words += ["-serial", f"file:{directory / name}.console"]
+        words += ["-qmp", f"unix:{directory / name}.qmp,server=on,wait=off"]
+        if self.kernel is not None:
+            words += ["-kernel", str(self.kernel)]
+        if self.initrd is not None:
+            words += ["-initrd", str(self.initrd)]
+        if self.append:
+            words += ["-append", self.append]
+        if self.disk is not None:
+            words += ["-drive", f"file={self.disk},if=virtio,readonly=on,file.locking=off"]
+        words += ["-netdev", f"stream,id=net0,server=off,addr.type=unix,addr.path={directory / name}.net"]
+        words += ["-device", f"{self.nic},netdev=net0,mac={self.mac},romfile="]
+        if incoming:
+            words += ["-S", "-incoming", "defer"]
+        return [*words, *self.extra]
+
+
+def find_qemu(name: str) -> str:
+    """The path of the program ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise UsageError(f"{name} was not found: install qemu-system-x86, or name the program with --qemu.")
+    return found
+
+
+async def qemu_version(program: str) -> tuple[int, ...]:
+    """What it says of itself: (7, 2, 22).
+
+    Raises:
+        UsageError: it does not run, or is no QEMU.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 10)
+    except (OSError, TimeoutError) as error:
+        raise UsageError(f"{program} does not run: {error}.") from None
+    words = said.split()
+    if len(words) < 4 or words[:3] != [b"QEMU", b"emulator", b"version"]:
+        raise UsageError(f"{program} is no QEMU: it does not say its version.")
+    return tuple(int(part) for part in words[3].decode().split("-")[0].split(".") if part.isdigit())
+
+
+@final
+class Machine:
+    """A QEMU process under way.
+
+    Attributes:
+        link: the network card's other end. monitor: its QMP. name, directory: as given.
+        ended: done when the process has ended.
+        resets: how often the guest was reset: a replica that shows one is none.
+    """
+
+    def __init__(
+        self, guest: Guest, name: str, directory: Path, counters: Counters, happened: Callable[[str], None]
+    ) -> None:
+        self.guest = guest
+        self.name = name
+        self.directory = directory
+        self._happened = happened
+        self.monitor = Monitor(name, self._event)
+        self.link = QemuLink.listen(directory / f"{name}.net", info=LinkInfo(mtu=1500), counters=counters)
+        self.process: asyncio.subprocess.Process | None = None
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting: asyncio.Task[None] | None = None
+        self._seen: dict[str, list[asyncio.Future[dict[str, Any]]]] = {}
+        self.resets = 0
+        self.migrated = ""  # the last state of a migration that was told
+
+    async def start(self, *, incoming: bool = False) -> None:
+        """Start it, and reach its monitor.
+
+        Raises:
+            UsageError: QEMU does not start; what it said.
+        """
+        argv = self.guest.argv(self.name, self.directory, incoming=incoming)
+        log = self.directory / f"{self.name}.log"
+        with log.open("wb") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **self.guest.environment},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self._waiting = asyncio.create_task(self._wait())
+        try:
+            await self.monitor.connect(self.directory / f"{self.name}.qmp", lambda: not self.ended.done())
+            await self.monitor.execute(
+                "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
+            )
+        except MonitorError as error:
+            await self.kill()
+            raise UsageError(f"QEMU does not start: {self.last_words() or error}") from None
+
+    async def _wait(self) -> None:
+        assert self.process is not None
+        status = await self.process.wait()
+        if not self.ended.done():
+            self.ended.set_result(status)
+        for waiting in self._seen.values():
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(MonitorError(f"{self.name}: QEMU has ended."))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and not self.ended.done()
+
+    def last_words(self) -> str:
+        """The last line that QEMU printed; "" if it did not."""
+        with contextlib.suppress(OSError):
+            text = (self.directory / f"{self.name}.log").read_bytes()[-_LAST_WORDS_BYTES:]
+            lines = text.decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else ""
+        return ""
+
+    def console(self) -> bytes:
+        """All that the guest has printed on its serial line."""
+        with contextlib.suppress(OSError):
+            return (self.directory / f"{self.name}.console").read_bytes()
+        return b""
+
+    @property
+    def panicked(self) -> bool:
+        """Whether the guest was reset or has panicked: then nothing that it says means anything."""
+        return self.resets > 0 or b"Kernel panic" in self.console()
+
+    # ------------------------------------------------------------------------------------------------------- events
+
+    def _event(self, name: str, data: dict[str, Any]) -> None:
+        if name == "RESET":
+            self.resets += 1
+        elif name == "MIGRATION":
+            self.migrated = str(data.get("status", ""))
+        key = f"{name} {self.migrated}" if name == "MIGRATION" else name
+        for waiting in self._seen.pop(key, []):
+            if not waiting.done():
+                waiting.set_result(data)
+        self._happened(key)
+
+    def next_event(self, key: str) -> asyncio.Future[dict[str, Any]]:
+        """Done when the event happens: ``STOP``, ``RESUME``, or ``MIGRATION`` and its state.
+
+        Fails with `MonitorError` when the machine ends before that.
+        """
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        if self.ended.done():
+            future.set_exception(MonitorError(f"{self.name}: QEMU has ended."))
+        else:
+            self._seen.setdefault(key, []).append(future)
+        return future
+
+    # ------------------------------------------------------------------------------------------------------- the end
+
+    async def kill(self) -> None:
+        """End it, at once; may be repeated."""
+        if self.process is not None and not self.ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGKILL)
+            await self.ended
+        await self.monitor.close()
+        if self._waiting is not None:
+            await self._waiting
+        self.link.close()
+        for suffix in ("qmp", "net"):
+            (self.directory / f"{self.name}.{suffix}").unlink(missing_ok=True)
+
+
+def _die_with_parent() -> None:
+    """In the child: end when whoever started us ends, however that is (prctl(2))."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

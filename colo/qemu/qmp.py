@@ -1,0 +1,110 @@
+"""QEMU's monitor protocol (QMP): commands that answer or say why not, and events as they happen.
+
+The protocol is qemu.qmp's, QEMU's own library; here are its names for what colo does with a machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+
+from pystack import LinkError
+
+if TYPE_CHECKING:
+    from qemu.qmp import QMPClient
+
+EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
+"""(name, data) of an event; called in the order in which QEMU sent them."""
+
+_CONNECT_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 0.01
+_COMMAND_SECONDS: Final = 10.0
+
+
+class MonitorError(LinkError):
+    """QEMU refused a command, or does not answer any more."""
+
+
+@final
+class Monitor:
+    """The QMP connection to one machine.
+
+    Args:
+        name: of the machine, for messages.
+        happened: called for every event; `RESET`, for instance, which a replica must never show.
+    """
+
+    def __init__(self, name: str, happened: EventHandler) -> None:
+        self.name = name
+        self._happened = happened
+        self._client: QMPClient | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def connect(self, path: Path, alive: Callable[[], bool]) -> None:
+        """Reach the monitor at ``path``, which may not be there yet.
+
+        Raises:
+            MonitorError: the machine is not ``alive()`` any more, or there is no monitor within 10 seconds.
+        """
+        from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - for those who have a machine
+
+        library = QMPClient.__module__.rpartition(".")[0]
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # what it would log is raised as well
+        deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
+        while True:
+            client = QMPClient(self.name)
+            try:
+                await client.connect(str(path))
+                break
+            except ConnectError:
+                if not alive():
+                    raise MonitorError(f"{self.name}: QEMU ended before its monitor was there.") from None
+                if asyncio.get_running_loop().time() > deadline:
+                    raise MonitorError(f"{self.name}: QEMU's monitor does not answer.") from None
+                await asyncio.sleep(_RETRY_SECONDS)
+        self._client = client
+        self._listening = asyncio.create_task(self._listen(client))
+
+    async def _listen(self, client: QMPClient) -> None:
+        async for event in client.events:
+            data = event.get("data", {})
+            self._happened(str(event["event"]), data if isinstance(data, dict) else {})
+
+    async def execute(self, command: str, seconds: float = _COMMAND_SECONDS, **arguments: object) -> Any:
+        """Have QEMU execute ``command``, underscores for hyphens in the names of ``arguments``; returns its answer.
+
+        Raises:
+            MonitorError: QEMU refuses, or is gone, or does not answer within ``seconds``.
+        """
+        from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415 - as above
+
+        if self._client is None:
+            raise MonitorError(f"{self.name}: there is no QEMU.")
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        try:
+            return await asyncio.wait_for(self._client.execute(command, named or None), seconds)
+        except ExecuteError as error:
+            raise MonitorError(f"{self.name}: QEMU refuses {command}: {error}.") from None
+        except TimeoutError:
+            raise MonitorError(f"{self.name}: QEMU does not answer {command} within {seconds:g} s.") from None
+        except (QMPError, OSError, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            raise MonitorError(f"{self.name}: QEMU is gone.") from None
+
+    async def close(self) -> None:
+        """Part with the monitor; may be repeated."""
+        client, self._client = self._client, None
+        if self._listening is not None:
+            self._listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
+            self._listening = None
+        if client is not None:
+            with contextlib.suppress(Exception):  # whatever it ended with, it has ended
+                await asyncio.wait_for(client.disconnect(), 1.0)

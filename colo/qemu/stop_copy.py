@@ -1,0 +1,234 @@
+"""Checkpoints by stopping, copying and continuing: works with every QEMU and every accelerator.
+
+The primary is stopped, its state migrated into a fresh machine that was started ahead of time, and both go on; the old
+secondary is ended. What it costs is a copy of the guest's memory, in which pages of zeroes cost next to nothing.
+
+    running   -> stop both                                   PAUSED     the owner drains both links: the boundary
+              -> migrate the primary into the fresh machine
+              -> its link takes the place of the old one's   COMPLETED
+    running   -> both continue                               RESUMED
+
+Whatever fails, the primary and the old secondary continue: FAILED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final, final
+
+from colo.checkpoint import Step
+from colo.qemu.machine import Machine
+from colo.qemu.qmp import MonitorError
+from pystack import Counters, Micros, PystackError
+
+_MIGRATION_SECONDS: Final = 30.0
+_RETRY_SECONDS: Final = 1.0
+_UNLIMITED: Final = 1 << 40  # bytes a second
+
+
+@final
+class StopCopy:
+    """A `colo.checkpoint.CheckpointClient` for two machines on this host.
+
+    Args:
+        primary: runs.
+        spawn: starts a machine that waits for the state of another one.
+        attach: lets the link of a machine take the place of the old secondary's.
+        wake: has the owner poll.
+
+    Attributes:
+        primary, secondary: the machines of now; None when there is none.
+        counters: ``engine.*``.
+        last_copied_bytes: what the last checkpoint sent.
+    """
+
+    name = "stop-copy"
+
+    def __init__(
+        self,
+        primary: Machine,
+        spawn: Callable[[], Awaitable[Machine]],
+        attach: Callable[[Machine], None],
+        wake: Callable[[], None],
+        counters: Counters,
+    ) -> None:
+        self.primary: Machine = primary
+        self.secondary: Machine | None = None
+        self.counters = counters
+        self.last_copied_bytes = 0
+        self._spawn = spawn
+        self._attach = attach
+        self._wake = wake
+        self._steps: list[Step] = []
+        self._spare: asyncio.Task[Machine] | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._endings: set[asyncio.Task[None]] = set()
+        self._told = False  # what came of the checkpoint under way
+        self._again = False  # another one is wanted after it
+        self._closed = False
+
+    # ------------------------------------------------------------------------------------------------ as a client
+
+    def begin(self, reason: str, now: Micros) -> None:  # noqa: ARG002 - the protocol's form
+        """Take one; while one is being taken whose outcome was not told yet, that is the one that is asked for."""
+        if self._closed:
+            return
+        if self._work is None:
+            self._told = False
+            self._work = asyncio.create_task(self._checkpoint(), name="checkpoint")
+            self._work.add_done_callback(self._done)
+        elif self._told:
+            self._again = True
+
+    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
+        """What happened."""
+        steps, self._steps = self._steps, []
+        return steps
+
+    def next_timeout(self) -> Micros | None:
+        """At once while there is something to tell; otherwise ``wake`` is called."""
+        return 0 if self._steps else None
+
+    def _tell(self, step: Step) -> None:
+        self._told = self._told or step in (Step.COMPLETED, Step.FAILED)
+        self._steps.append(step)
+        self._wake()
+
+    def _done(self, work: asyncio.Task[None]) -> None:
+        self._work = None
+        if not work.cancelled() and work.exception() is not None:  # a fault of ours: not to be hidden, nor to stop it
+            self.counters.bump("engine.faults")
+            self._tell(Step.FAILED)
+        if self._again:
+            self._again = False
+            self.begin("", 0)
+
+    # ------------------------------------------------------------------------------------------------ the checkpoint
+
+    def prepare(self) -> None:
+        """Start the machine that the next checkpoint will need."""
+        if self._spare is None and not self._closed:
+            self._spare = asyncio.create_task(self._started(), name="spare")
+
+    async def _started(self) -> Machine:
+        """A fresh machine that listens for a migration."""
+        machine = await self._spawn()
+        await machine.monitor.execute("migrate-incoming", uri=_uri(machine))
+        return machine
+
+    async def _checkpoint(self) -> None:
+        self.prepare()
+        assert self._spare is not None
+        spare: Machine | None = None
+        try:
+            spare = await self._spare
+        except PystackError:
+            self.counters.bump("engine.spare_failed")
+            self._spare = None
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._tell(Step.FAILED)
+            return
+        self._spare = None
+        old = self.secondary
+        self._end(old if await self._copy_into(spare) else spare)
+        self.prepare()
+
+    async def _copy_into(self, spare: Machine) -> bool:
+        """Stop, copy and continue; whether it succeeded."""
+        running = [machine for machine in (self.primary, self.secondary) if machine is not None and machine.alive]
+        try:
+            await asyncio.gather(*(machine.monitor.execute("stop") for machine in running))
+            self._tell(Step.PAUSED)
+            await self._migrate(spare)
+        except (MonitorError, TimeoutError):
+            self.counters.bump("engine.failed")
+            await self._continue(running)
+            self._tell(Step.FAILED)
+            return False
+        # At one go, so that nobody ever sees a secondary that is neither the old one nor the new one.
+        self.secondary = spare
+        self._attach(spare)
+        self.counters.bump("engine.copied")
+        self._tell(Step.COMPLETED)
+        await self._continue([spare, self.primary])
+        self._tell(Step.RESUMED)
+        return True
+
+    async def _migrate(self, spare: Machine) -> None:
+        primary = self.primary
+        arrived = spare.next_event("MIGRATION completed")
+        refused = spare.next_event("MIGRATION failed")
+        failed = primary.next_event("MIGRATION failed")
+        waiting = {arrived, refused, failed}
+        try:
+            await primary.monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+            await primary.monitor.execute("migrate", uri=_uri(spare))
+            done, _ = await asyncio.wait(waiting, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if arrived not in done or arrived.exception() is not None:
+                with contextlib.suppress(MonitorError):
+                    await primary.monitor.execute("migrate_cancel")
+                raise MonitorError(f"{spare.name}: the copy did not arrive.")
+            told = await primary.monitor.execute("query-migrate")
+            self.last_copied_bytes = int(told.get("ram", {}).get("transferred", 0))
+        finally:
+            for future in waiting:
+                future.cancel()
+                if future.done() and not future.cancelled():
+                    future.exception()  # looked at
+
+    async def _continue(self, machines: list[Machine]) -> None:
+        """Let ``machines`` run. One that has ended does not; its owner hears of that as of any other end."""
+        going = [machine.monitor.execute("cont") for machine in machines]
+        for outcome in await asyncio.gather(*going, return_exceptions=True):
+            if isinstance(outcome, MonitorError):
+                self.counters.bump("engine.not_continued")
+
+    # --------------------------------------------------------------------------------------------------- either dies
+
+    async def fail_over(self) -> None:
+        """The primary is gone: the secondary goes on, also when it stood still for a checkpoint."""
+        self._closed = True
+        await self._stop_working()
+        if self.secondary is not None:
+            with contextlib.suppress(MonitorError):
+                await self.secondary.monitor.execute("cont")
+
+    async def lose_secondary(self) -> None:
+        """The secondary is gone: the primary goes on. The next checkpoint makes another one."""
+        if self._work is not None:  # which lets the primary continue, whatever comes of it
+            await asyncio.wait({self._work})
+        self._steps.clear()
+        old, self.secondary = self.secondary, None
+        if old is not None:
+            await old.kill()
+
+    async def _stop_working(self) -> None:
+        for task in (self._work, self._spare):
+            if task is not None and not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, PystackError):
+                    await task
+        if self._spare is not None and not self._spare.cancelled() and self._spare.exception() is None:
+            await self._spare.result().kill()
+        self._spare = None
+
+    def _end(self, machine: Machine | None) -> None:
+        if machine is None:
+            return
+        ending = asyncio.create_task(machine.kill())
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def close(self) -> None:
+        """End every machine but the primary."""
+        self._closed = True
+        await self._stop_working()
+        if self.secondary is not None:
+            await self.secondary.kill()
+        await asyncio.gather(*self._endings)
+
+
+def _uri(machine: Machine) -> str:
+    return f"unix:{machine.directory / machine.name}.state"

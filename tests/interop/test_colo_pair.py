@@ -1,0 +1,278 @@
+"""Two real QEMU machines behind `colo launch` and `colo selftest`: what a person types, and what is left afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colo.qemu.image import CARDS, Kernel, fetch_kernel
+from pystack import UsageError
+
+pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
+
+_PATIENCE = 60.0
+COLO = (sys.executable, "-m", "colo")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> None:
+    """Kernels for the guest, with every card: the system's, or Debian's, which are downloaded once."""
+    for needs in CARDS.values():
+        try:
+            Kernel.find(needs=needs)
+        except UsageError:
+            fetch_kernel(needs=needs)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """The sockets of this test's pairs are its own."""
+    return {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+
+
+def colo(*words: str, env: dict[str, str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COLO, *words], capture_output=True, text=True, timeout=seconds, env=env, check=False)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def leftover(directory: Path) -> list[str]:
+    """What is still on disk, and which QEMU of ours still runs."""
+    found = [str(path) for path in (directory / "colo").glob("*")]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(directory).encode() in (folder / "cmdline").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
+    return found
+
+
+class Launched:
+    """A `colo launch` under way, with one port that leads to its web server and one to its echo."""
+
+    def __init__(self, env: dict[str, str], *words: str) -> None:
+        self.env = env
+        self.http, self.echo = free_port(), free_port()
+        publish = ("--publish", f"127.0.0.1:{self.http}:80", "--publish", f"127.0.0.1:{self.echo}:7")
+        self.process = subprocess.Popen(
+            [*COLO, "launch", *publish, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True
+        )
+
+    def status(self) -> dict[str, Any]:
+        answer = colo("ctl", "status", "--json", env=self.env)
+        status: dict[str, Any] = json.loads(answer.stdout) if answer.returncode == 0 else {"error": answer.stderr}
+        return status
+
+    def until(self, **wanted: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + _PATIENCE
+        status: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.communicate()[0]
+            status = self.status()
+            if all(status.get(name) == value for name, value in wanted.items()):
+                return status
+            time.sleep(0.1)
+        raise AssertionError(f"not {wanted} within {_PATIENCE} s: {status}")
+
+    def connected(self) -> socket.socket:
+        """A connection to the echo, once the guest serves it."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            sock = socket.create_connection(("127.0.0.1", self.echo), _PATIENCE)
+            try:
+                sock.settimeout(5)
+                sock.sendall(b"there?\n")
+                if sock.recv(100) == b"there?\n":
+                    return sock
+            except OSError:
+                pass
+            sock.close()
+            assert time.monotonic() < deadline, "the guest does not serve"
+            time.sleep(0.2)
+
+    def end(self) -> str:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.communicate(timeout=_PATIENCE)[0]
+
+
+@contextlib.contextmanager
+def launched(env: dict[str, str], *words: str) -> Iterator[Launched]:
+    pair = Launched(env, *words)
+    try:
+        yield pair
+    finally:
+        pair.process.kill()
+        pair.process.wait()
+        assert pair.process.stdout is not None
+        pair.process.stdout.close()
+
+
+def asked(sock: socket.socket, line: bytes) -> bytes:
+    sock.settimeout(_PATIENCE)
+    sock.sendall(line)
+    answer = b""
+    while len(answer) < len(line):
+        data = sock.recv(4096)
+        assert data, "the connection was closed"
+        answer += data
+    return answer
+
+
+@pytest.mark.parametrize("nic", ["virtio-net-pci", "e1000", "rtl8139"])
+def test_the_selftest_passes_with_every_card(env: dict[str, str], tmp_path: Path, nic: str) -> None:
+    """Twenty checkpoints under traffic, the primary is killed, every connection survives, every checksum is right."""
+    done = colo("selftest", "--nic", nic, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every checksum is right" in done.stdout
+    assert "20 checkpoints" in done.stdout
+    assert leftover(tmp_path) == []
+
+
+def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
+    """A life: protected, a checkpoint, the loss of the secondary and of the primary, and nothing left in the end."""
+    with launched(env) as pair:
+        pair.until(state="protected")
+        client = pair.connected()
+        assert asked(client, b"one\n") == b"one\n"
+        assert colo("ctl", "checkpoint", env=env).returncode == 0
+        status = pair.status()
+        assert status["checkpoints_by_reason"]["asked for"] == 1
+        assert (status["engine"], status["accelerator"]) == ("stop-copy", "tcg")
+
+        # The secondary dies: another one joins, and clients notice nothing but a pause.
+        (victim,) = _pids(tmp_path, status["secondary"])
+        os.kill(victim, signal.SIGKILL)
+        assert asked(client, b"two\n") == b"two\n"
+        deadline = time.monotonic() + _PATIENCE
+        while pair.until(state="protected")["secondary"] == status["secondary"]:
+            assert time.monotonic() < deadline
+        assert asked(client, b"three\n") == b"three\n"
+
+        # The primary stands still without dying: it is ended, and the secondary carries on.
+        status = pair.status()
+        (victim,) = _pids(tmp_path, status["primary"])
+        os.kill(victim, signal.SIGSTOP)
+        assert asked(client, b"four\n") == b"four\n"
+        after = pair.until(state="secondary alone")
+        assert after["primary"] == status["secondary"]
+        refused = colo("ctl", "failover", env=env)
+        assert (refused.returncode, refused.stderr) == (2, "colo: There is no secondary that could carry on.\n")
+        client.close()
+        said = pair.end()
+        assert pair.process.returncode == 0, said
+    assert leftover(tmp_path) == []
+
+
+def _pids(directory: Path, name: str) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"-name" in words and words[words.index(b"-name") + 1] == name.encode():
+                if str(directory).encode() in b" ".join(words):
+                    found.append(int(folder.name))
+    return found
+
+
+def test_nothing_is_left_when_it_is_killed_half_way(env: dict[str, str], tmp_path: Path) -> None:
+    with launched(env) as pair:
+        deadline = time.monotonic() + _PATIENCE
+        while not _pids(tmp_path, "vm2"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        pair.process.kill()
+        while leftover(tmp_path):
+            assert time.monotonic() < deadline, leftover(tmp_path)
+            time.sleep(0.05)
+
+
+def test_the_service_is_lost_with_the_last_machine(env: dict[str, str], tmp_path: Path) -> None:
+    with launched(env) as pair:
+        pair.until(state="protected")
+        assert colo("ctl", "failover", env=env).returncode == 0
+        (victim,) = _pids(tmp_path, pair.until(state="secondary alone")["primary"])
+        os.kill(victim, signal.SIGKILL)
+        said = pair.process.communicate(timeout=_PATIENCE)[0]
+        assert pair.process.returncode == 1
+        assert "and nobody can carry on: the service is lost." in said
+        assert "Traceback" not in said
+    assert leftover(tmp_path) == []
+
+
+def test_print_only_prints(env: dict[str, str], tmp_path: Path) -> None:
+    done = colo("launch", "--print", "--nic", "e1000", env=env)
+    assert done.returncode == 0
+    assert "-device e1000,netdev=net0,mac=52:54:00:12:34:56,romfile=" in done.stdout
+    assert "-incoming defer" in done.stdout
+    assert leftover(tmp_path) == []
+
+
+_OTHER = "#!/bin/sh\necho 'no such machine' >&2; exit 1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--qemu", "no-such-qemu"], "no-such-qemu was not found: install qemu-system-x86, or name the program"),
+        (["--kernel", "/no/such/kernel"], "/no/such/kernel cannot be read: give a file that is there."),
+        (["--nic", "ne2000"], "The card is 'ne2000': it must be one of virtio-net-pci, e1000, rtl8139."),
+        (["--engine", "steam"], "The engine is 'steam': it must be one of auto, x-colo, stop-copy."),
+        (["--tap", "a-name-too-long-for-it"], "a-name-too-long-for-it"),
+        (["--qemu", "OTHER"], "QEMU does not start: no such machine"),
+        (["--publish", "127.0.0.1:BUSY:80"], "BUSY"),
+        (["--name", "a/b"], "The name 'a/b' is no good: use letters, digits and hyphens."),
+    ],
+)
+def test_a_persons_errors(env: dict[str, str], tmp_path: Path, words: list[str], sentence: str) -> None:
+    other = tmp_path / "other-qemu"
+    other.write_text(_OTHER)
+    other.chmod(0o755)
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = str(busy.getsockname()[1])
+        words = [word.replace("OTHER", str(other)).replace("BUSY", port) for word in words]
+        done = colo("launch", *words, env=env)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence.replace("BUSY", port) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert leftover(tmp_path) in ([], [str(tmp_path / "other-qemu")])
+
+
+def test_ctl_without_a_pair(env: dict[str, str]) -> None:
+    done = colo("ctl", "status", env=env)
+    assert done.returncode == 2
+    assert done.stderr.startswith("colo: No pair runs under that name")
+
+
+def test_two_pairs_cannot_have_one_name(env: dict[str, str]) -> None:
+    with launched(env) as pair:
+        pair.until(state="protected")
+        done = colo("launch", env=env)
+        assert done.returncode == 2
+        assert done.stderr.startswith("colo: A pair called pair runs already: give another --name")
+        assert pair.status()["state"] == "protected"
+
+
+def test_a_guest_that_does_not_boot(env: dict[str, str], tmp_path: Path) -> None:
+    """Known of one that says when it serves."""
+    nothing = tmp_path / "kernel"
+    nothing.write_bytes(bytes(4096))
+    done = colo("launch", "--kernel", str(nothing), "--ready", "login:", "--boot-timeout", "2", env=env)
+    assert done.returncode == 2
+    assert "colo: The guest does not boot within 2 s; it has printed nothing.\n" in done.stderr
+    assert leftover(tmp_path) == []
