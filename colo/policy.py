@@ -230,6 +230,7 @@ class Policy:
         self.mode, self.why, self.since = Mode.COMPARE, "", now
         self._peaceful_since = now
         self._differs = False
+        self._recent.clear()  # what was wanted in periodic mode does not count against comparing
 
     def next_checkpoint(self, now: Micros) -> Micros | None:
         """When the next periodic checkpoint is due; None while none is, or one was asked for and has not completed.

@@ -20,7 +20,6 @@ from pystack import Publish, UsageError
 @click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its card's address.")
 @click.option("--publish", multiple=True, metavar="[ADDR:]HOST:GUEST[/udp]", help="A port that leads to the guest.")
 @click.option("--tap", default="", metavar="NAME", help="Connect the guest to this TAP device instead.")
-@click.option("--engine", default="auto", show_default=True, help="Who takes checkpoints: auto, x-colo, stop-copy.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
 @click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="The program.")
 @click.option("--name", default="pair", show_default=True, help="By which colo ctl finds it.")
@@ -39,7 +38,7 @@ def command(*, only_print: bool, **options: Any) -> int:
     from colo.launch.setup import guest_of, print_plan, run  # noqa: PLC0415
 
     publish = tuple(Publish.parse(text) for text in options.pop("publish"))
-    chosen = {name: options.pop(name) for name in ("tap", "engine", "name", "ready", "boot")}
+    chosen = {name: options.pop(name) for name in ("tap", "name", "ready", "boot")}
     if options["disk"] is not None and options["kernel"] is not None:
         raise UsageError("--disk and --kernel both say what to boot: give one of them.")
     plan = Plan(guest=guest_of(**options), publish=publish, **chosen)

@@ -14,11 +14,12 @@ from typing import Any, Final, final
 
 from colo.checkpoint import CheckpointConfig
 from colo.drive import ProxyDriver
-from colo.launch.engines import Engine, choose
 from colo.launch.plan import GUEST_ADDRESS, Plan
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.qemu.machine import Machine
 from colo.qemu.qmp import MonitorError
+from colo.qemu.stop_copy import StopCopy
+from colo.report import line
 from pystack import (
     Counters,
     Driver,
@@ -37,6 +38,7 @@ _PAUSES: Final = 4096  # of the last checkpoints, to tell their median
 _QUEUE_FRAMES: Final = 4096
 _JOIN_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
+_TOLD: Final = 5  # of the last differences, in the status
 
 
 @final
@@ -44,7 +46,8 @@ class Pair:
     """Runs the machines of ``plan`` with their files in ``directory``.
 
     Attributes:
-        proxy, driver: at work once `start` has returned. engine: takes the checkpoints; ``engine_why``: why this one.
+        proxy, driver: at work once `start` has returned. engine: takes the checkpoints.
+        started: whether they are there.
         primary: the machine that clients are served by; after a failover, the one that was the secondary.
         failover_at: when the primary was lost, 0.0 before. counters: of everything.
         pauses: how long both machines stood still in the last checkpoints, microseconds.
@@ -63,12 +66,12 @@ class Pair:
         self._closing = False
         self.pauses: deque[int] = deque(maxlen=_PAUSES)
         self.failover_at = 0.0
-        self.engine_why = ""
+        self.started = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.primary: Machine
         self.proxy: Proxy
         self.driver: ProxyDriver
-        self.engine: Engine
+        self.engine: StopCopy
 
     # ------------------------------------------------------------------------------------------------------- the start
 
@@ -79,7 +82,7 @@ class Pair:
             UsageError: the machine, the device or a published port is not to be had.
         """
         client = self._client_link()
-        self.primary = await self._machine("vm")
+        self.primary = await self._machine()
         self.proxy = Proxy(
             ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000)),
             _Nobody(),
@@ -89,11 +92,9 @@ class Pair:
         self.driver = ProxyDriver(self.proxy, client, self.primary.link)
         self._run(self.driver.run(), "proxy")
         self._run(self._watch_over(self.primary), "primary's heartbeat")
-        chosen = await choose(self.plan, self.directory)
-        self.engine_why = chosen.why
-        self.engine = chosen.make(self.primary, self._spare, self._attach, self._wake, self.counters)
+        self.engine = StopCopy(self.primary, self._spare, self._attach, self._wake, self.counters)
         self.engine.prepare()
-        self._tell(f"checkpoints by {self.engine.name}: {self.engine_why}")
+        self.started = True
 
     def _client_link(self) -> Link:
         if self.plan.tap:
@@ -110,9 +111,9 @@ class Pair:
         self._run(Driver(gateway, far, hostio).run(), "gateway")
         return near
 
-    async def _machine(self, kind: str, *, incoming: bool = False) -> Machine:
-        name = f"{kind}{next(self._numbers)}"
-        machine = Machine(self.plan.guest, name, self.directory, self.counters, lambda _: None)
+    async def _machine(self, *, incoming: bool = False) -> Machine:
+        name = f"vm{next(self._numbers)}"
+        machine = Machine(self.plan.guest, name, self.directory, self.counters)
         try:
             await machine.start(incoming=incoming)
         except BaseException:
@@ -122,7 +123,7 @@ class Pair:
         return machine
 
     async def _spare(self) -> Machine:
-        return await self._machine("vm", incoming=True)
+        return await self._machine(incoming=True)
 
     def _attach(self, machine: Machine) -> None:
         self.driver.attach_secondary(machine.link)
@@ -240,7 +241,7 @@ class Pair:
         Raises:
             UsageError: there is no pair, or it does not come to pass within a minute.
         """
-        if not self.proxy.protected:
+        if not self.started or not self.proxy.protected:
             raise UsageError("There is no secondary that a checkpoint could be taken of.")
         before = self.proxy.checkpoints.served
         self.proxy.checkpoints.request(reason, monotonic())
@@ -257,14 +258,15 @@ class Pair:
         Raises:
             UsageError: there is no secondary that could.
         """
-        if not self.proxy.protected:
+        if not self.started or not self.proxy.protected:
             raise UsageError("There is no secondary that could carry on.")
-        before = self.primary
-        await before.kill()
+        await self.primary.kill()
         await self._settled.wait()
 
     def status(self) -> dict[str, Any]:
         """Where everything stands, for a person or a program."""
+        if not self.started:
+            return {"name": self.plan.name, "state": "starting"}
         proxy, checkpoints = self.proxy, self.proxy.checkpoints
         pauses = sorted(self.pauses)
         return {
@@ -273,8 +275,6 @@ class Pair:
             "state": "protected" if proxy.protected else proxy.role.value,
             "primary": self.primary.name,
             "secondary": self.engine_secondary,
-            "engine": self.engine.name,
-            "engine_why": self.engine_why,
             "accelerator": self.plan.guest.accel,
             "mode": proxy.comparator.mode.value,
             "checkpoints": proxy.counters["checkpoint.completed"],
@@ -285,13 +285,13 @@ class Pair:
             "held_frames": proxy.comparator.held_frames,
             "held_bytes": proxy.comparator.held_bytes,
             "connections": proxy.tracker.live,
-            "differences": [str(difference) for difference in list(proxy.differences)[-5:]],
+            "differences": [line(difference) for difference in list(proxy.differences)[-_TOLD:]],
         }
 
     async def close(self) -> None:
         """End everything."""
         self._closing = True
-        if hasattr(self, "engine"):
+        if self.started:
             await self.engine.close()
         if hasattr(self, "primary"):
             await self.primary.kill()

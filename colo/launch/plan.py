@@ -12,7 +12,6 @@ from typing import Final
 from colo.qemu.machine import NICS, Guest
 from pystack import Publish, UsageError
 
-ENGINES: Final = ("auto", "x-colo", "stop-copy")
 GUEST_ADDRESS: Final = IPv4Interface("10.0.2.15/24")
 GATEWAY: Final = IPv4Address("10.0.2.2")
 
@@ -22,7 +21,7 @@ class Plan:
     """A pair.
 
     Attributes:
-        guest: both machines. engine: one of `ENGINES`.
+        guest: both machines.
         tap: the TAP device that is the clients' network; "" for a gateway of our own, which needs no privileges.
         publish: with the gateway: ports of the host that lead to the guest.
         name: of the pair, by which `colo ctl` finds it.
@@ -32,7 +31,6 @@ class Plan:
     """
 
     guest: Guest = field(default_factory=Guest)
-    engine: str = "auto"
     tap: str = ""
     publish: tuple[Publish, ...] = ()
     name: str = "pair"
@@ -42,8 +40,6 @@ class Plan:
     patience: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise UsageError(f"The engine is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if self.guest.nic not in NICS:
             raise UsageError(f"The card is {self.guest.nic!r}: it must be one of {', '.join(NICS)}.")
         if not self.name.replace("-", "").isalnum():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from colo.launch import control, janitor
 from colo.launch.pair import Pair
 from colo.launch.plan import GATEWAY, GUEST_ADDRESS, Plan, control_path, run_directory
 from colo.launch.view import View
+from colo.qemu.image import APPEND, CARDS, INITRD, READY, Kernel, default_guest
 from colo.qemu.machine import Guest, find_qemu
 from pystack import UsageError
 from pystack.cli import signals
@@ -65,7 +67,11 @@ def accelerator() -> str:
 
 def print_plan(plan: Plan) -> str:
     """What would be run, as shell."""
-    directory = run_directory() / f"{plan.name}.XXXXXXXX"
+    directory = run_directory() / f"{plan.name}.DIRECTORY"
+    if plan.guest.kernel is None and plan.guest.disk is None:
+        kernel = Kernel.find(needs=CARDS[plan.guest.nic])
+        guest = replace(plan.guest, kernel=kernel.image, initrd=directory / INITRD, append=APPEND)
+        plan = replace(plan, guest=guest)
     words = [
         plan.guest.argv("vm1", directory, incoming=False),
         plan.guest.argv("vm2", directory, incoming=True),
@@ -143,7 +149,7 @@ async def _bring_up(pair: Pair) -> None:
 async def _refresh(pair: Pair, view: View) -> None:
     while True:
         await asyncio.sleep(_REFRESH_SECONDS)
-        if hasattr(pair, "engine"):
+        if pair.started:
             view.refresh(pair)
 
 
@@ -155,10 +161,6 @@ def with_default_guest(plan: Plan, directory: Path) -> Plan:
     """
     if plan.guest.kernel is not None or plan.guest.disk is not None:
         return plan
-    from dataclasses import replace  # noqa: PLC0415
-
-    from colo.qemu.image import CARDS, READY, Kernel, default_guest  # noqa: PLC0415
-
     kernel = Kernel.find(needs=CARDS[plan.guest.nic])
     files = default_guest(directory, address=GUEST_ADDRESS, gateway=GATEWAY, kernel=kernel)
     guest = replace(plan.guest, kernel=files.kernel, initrd=files.initrd, append=files.append)

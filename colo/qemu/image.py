@@ -45,6 +45,9 @@ CARDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 NEEDED: Final = CARDS["virtio-net-pci"]
 """What a kernel must have by default; Debian's cloud kernel has just that."""
 
+INITRD: Final = "initrd.cpio"
+"""The file that `default_guest` writes."""
+
 FILES: Final[Mapping[str, int]] = MappingProxyType({"index.html": 11, "1k": 1 << 10, "1m": 1 << 20, "8m": 8 << 20})
 """What the guest serves, and how many bytes each has."""
 
@@ -351,7 +354,7 @@ def default_guest(
             *((f"www/{name}", _FILE, file_bytes(name)) for name in FILES),
         ],
     )
-    initrd = directory / "initrd.cpio"
+    initrd = directory / INITRD
     try:
         initrd.write_bytes(archive)
     except OSError as error:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -117,13 +117,10 @@ class Machine:
         resets: how often the guest was reset: a replica that shows one is none.
     """
 
-    def __init__(
-        self, guest: Guest, name: str, directory: Path, counters: Counters, happened: Callable[[str], None]
-    ) -> None:
+    def __init__(self, guest: Guest, name: str, directory: Path, counters: Counters) -> None:
         self.guest = guest
         self.name = name
         self.directory = directory
-        self._happened = happened
         self.monitor = Monitor(name, self._event)
         self.link = QemuLink.listen(directory / f"{name}.net", info=LinkInfo(mtu=1500), counters=counters)
         self.process: asyncio.subprocess.Process | None = None
@@ -206,7 +203,6 @@ class Machine:
         for waiting in self._seen.pop(key, []):
             if not waiting.done():
                 waiting.set_result(data)
-        self._happened(key)
 
     def next_event(self, key: str) -> asyncio.Future[dict[str, Any]]:
         """Done when the event happens: ``STOP``, ``RESUME``, or ``MIGRATION`` and its state.

@@ -44,8 +44,6 @@ class StopCopy:
         last_copied_bytes: what the last checkpoint sent.
     """
 
-    name = "stop-copy"
-
     def __init__(
         self,
         primary: Machine,

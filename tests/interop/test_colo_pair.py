@@ -151,7 +151,7 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
         assert colo("ctl", "checkpoint", env=env).returncode == 0
         status = pair.status()
         assert status["checkpoints_by_reason"]["asked for"] == 1
-        assert (status["engine"], status["accelerator"]) == ("stop-copy", "tcg")
+        assert (status["state"], status["mode"], status["accelerator"]) == ("protected", "compare", "tcg")
 
         # The secondary dies: another one joins, and clients notice nothing but a pause.
         (victim,) = _pids(tmp_path, status["secondary"])
@@ -230,7 +230,6 @@ _OTHER = "#!/bin/sh\necho 'no such machine' >&2; exit 1\n"
         (["--qemu", "no-such-qemu"], "no-such-qemu was not found: install qemu-system-x86, or name the program"),
         (["--kernel", "/no/such/kernel"], "/no/such/kernel cannot be read: give a file that is there."),
         (["--nic", "ne2000"], "The card is 'ne2000': it must be one of virtio-net-pci, e1000, rtl8139."),
-        (["--engine", "steam"], "The engine is 'steam': it must be one of auto, x-colo, stop-copy."),
         (["--tap", "a-name-too-long-for-it"], "a-name-too-long-for-it"),
         (["--qemu", "OTHER"], "QEMU does not start: no such machine"),
         (["--publish", "127.0.0.1:BUSY:80"], "BUSY"),

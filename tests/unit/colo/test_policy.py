@@ -182,6 +182,18 @@ def test_the_differences_of_last_time_are_forgotten_by_then() -> None:
     assert policy.choose(now) is Mode.COMPARE
 
 
+def test_differences_in_periodic_mode_do_not_make_comparing_relapse_at_once() -> None:
+    """A queue that fills, for instance, is reported there too."""
+    policy = Policy()
+    now = fall(policy, 0) + policy.hold
+    for _ in range(CONFIG.max_rate + 1):
+        policy.on_request("queue_full", now - 1)
+        policy.on_completed(1000, now - 1)
+    assert policy.choose(now) is Mode.COMPARE
+    assert policy.choose(now + 1) is Mode.COMPARE
+    assert "policy.relapsed" not in moved(policy)
+
+
 def test_each_relapse_doubles_the_time_up_to_a_bound() -> None:
     policy, now = Policy(), 0
     held = []
