@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Final, final
 
 from colo.proxy import Proxy, Role
-from pystack import Link, LinkClosed, Micros, TxFrame
+from pystack import Link, LinkClosed, Micros, QemuLink, TxFrame
 from pystack.drivers.aio import monotonic
 
 _BATCH: Final = 64
 _ROUNDS: Final = 16
 _MAX_UNSENT: Final = 8192
 _DRAIN_ROUNDS: Final = 1024
+_NOT_AT_ALL: Final = -1
 _TIMER_GRAIN: Final[Micros] = 500
 
 
@@ -38,7 +39,7 @@ class _Port:
         self.lost = lost
         self.unsent: list[TxFrame] = []
         self.fd = -1 if link is None else link.fileno()
-        self.watched = 0
+        self.watched = _NOT_AT_ALL
 
 
 @final
@@ -48,6 +49,11 @@ class ProxyDriver:
     A link that ends is the end of what is behind it: of the primary or of the secondary the proxy is told, and the end
     of the client's link ends the driving. What is behind a link can also be ended by `lose_primary` and
     `lose_secondary`. A secondary may come later, and be another one after each checkpoint: `attach_secondary`.
+
+    Attributes:
+        undecided: set by the owner: whether the secondary may or may not be a copy already. The loss of the primary is
+            told to the proxy when that is known, by `lose_primary` at the latest.
+        heard: frames of both machines so far.
     """
 
     def __init__(self, proxy: Proxy, client: Link, primary: Link, secondary: Link | None = None) -> None:
@@ -57,6 +63,10 @@ class ProxyDriver:
         self._secondary = _Port(secondary, proxy.from_secondary, proxy.to_secondary, proxy.secondary_failed)
         self._ports = (self._primary, self._secondary, self._client)
         proxy.drain = self._drain
+        self.undecided: Callable[[], bool] = lambda: False
+        self._primary_ended = False
+        self.heard = 0
+        self._frozen = False  # both machines stand still, and what they have sent is not read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._epoll: select.epoll | None = None
@@ -86,7 +96,11 @@ class ProxyDriver:
 
     def lose_primary(self) -> None:
         """The primary is gone: let the secondary carry on."""
-        self._lose(self._primary)
+        self._primary_ended = False
+        if self.proxy.role is Role.PAIR:
+            self._drop(self._primary)
+            self._primary.lost(monotonic())
+            self._turn()
 
     def lose_secondary(self) -> None:
         """The secondary is gone: let the primary carry on."""
@@ -99,6 +113,10 @@ class ProxyDriver:
             self._drop(port)
         port.link, port.fd = link, link.fileno()
         self._watch(port)
+
+    def freeze(self) -> None:
+        """From now on, do not read from machines that stand still: for links of QEMU, which know what they hold."""
+        self.proxy.mark = self._mark
 
     def wake(self) -> None:
         """Have a turn: something has happened beside the links."""
@@ -113,10 +131,10 @@ class ProxyDriver:
         self._turn()
 
     def _drop(self, port: _Port) -> None:
-        if self._epoll is not None and port.watched:
+        if self._epoll is not None and port.watched != _NOT_AT_ALL:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(port.fd)
-        port.link, port.watched = None, 0
+        port.link, port.watched = None, _NOT_AT_ALL
         port.unsent.clear()
 
     def _end(self, _now: Micros) -> None:
@@ -144,21 +162,46 @@ class ProxyDriver:
 
     def _receive_from(self, port: _Port, now: Micros) -> bool:
         link = port.link
-        if link is None:
+        if link is None or (self._frozen and port is not self._client):
             return False
         try:
             frames = link.recv(now, _BATCH)
         except LinkClosed:
             self._drop(port)
-            port.lost(now)
+            if port is self._primary and self.undecided():
+                self._primary_ended = True
+            else:
+                port.lost(now)
             return False
         feed = port.feed
         for frame in frames:
             feed(frame, now)
+        if port is not self._client:
+            self.heard += len(frames)
         return bool(frames)
+
+    def _mark(self) -> None:
+        """Both machines stand still: leave what they have sent where it is, and remember how much that is."""
+        self._frozen = True
+        for port in (self._primary, self._secondary):
+            if isinstance(port.link, QemuLink):
+                port.link.mark()
+            self._watch(port)
+
+    def _drain_to_mark(self, now: Micros) -> None:
+        """Feed what they had sent by then. What is cut by the line is the next epoch's, where it is the primary's."""
+        self._frozen = False
+        for port in (self._primary, self._secondary):
+            if isinstance(port.link, QemuLink):
+                for frame in port.link.recv_to_mark(drop_cut=port is self._secondary):
+                    port.feed(frame, now)
+            self._watch(port)
 
     def _drain(self, now: Micros) -> None:
         """Feed everything that both machines have sent, within a bound."""
+        if self._frozen:
+            self._drain_to_mark(now)
+            return
         for port in (self._primary, self._secondary):
             for _ in range(_DRAIN_ROUNDS):
                 if not self._receive_from(port, now):
@@ -167,6 +210,9 @@ class ProxyDriver:
     def _finish(self, now: Micros) -> None:
         """Once the links have nothing more: checkpoints and timeouts, and everything out."""
         self.proxy.tick(now)
+        if self._primary_ended and not self.undecided():
+            self._primary_ended = False
+            self._primary.lost(now)
         for port in self._ports:
             frames = port.take()
             if port.link is None:
@@ -187,10 +233,12 @@ class ProxyDriver:
     def _watch(self, port: _Port) -> None:
         if port.link is None or self._epoll is None:
             return
-        events = select.EPOLLIN | (select.EPOLLOUT if port.unsent or port.link.wants_write() else 0)
+        frozen = self._frozen and port is not self._client
+        events = 0 if frozen else select.EPOLLIN
+        events |= select.EPOLLOUT if port.unsent or port.link.wants_write() else 0
         if events == port.watched:
             return
-        if port.watched:
+        if port.watched != _NOT_AT_ALL:
             self._epoll.modify(port.fd, events)
         else:
             self._epoll.register(port.fd, events)

@@ -69,6 +69,8 @@ class Proxy:
 
     Attributes:
         drain: set by the driver: feeds everything that the links of both machines hold. Called when both stand still.
+        mark: set by a driver that would rather not read from them then: called in place of ``drain``, which comes when
+            it is known what the checkpoint has become, and feeds what the links had held at that time.
         alone (an argument): there is no secondary yet; see `join`.
         counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the
         end. comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
@@ -99,6 +101,8 @@ class Proxy:
         self.mirror = Mirror(counters, config.max_waiting, config.vnet_hdr_len)
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
         self.drain: Callable[[Micros], None] | None = None
+        self.mark: Callable[[], None] | None = None
+        self._marked = False
         self._chosen_mode = Mode.COMPARE
         self._standing = False  # both machines, for a checkpoint: what comes from them is kept aside
         self._deaf = False  # both machines: what comes for them is kept, until they run
@@ -263,15 +267,30 @@ class Proxy:
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
+    def quiesce(self) -> None:
+        """Keep what the client sends until the checkpoint that is to begin has come to its end, one way or the other.
+
+        A machine that hears nothing soon says nothing. What is stopped then has taken in all that it was given, and no
+        link is full: QEMU's virtio-net goes on with what it could not send, also while its machine stands still, and
+        what it writes into the guest's memory meanwhile is in no copy.
+        """
+        if self.role is Role.PAIR:
+            self._deaf = True
+
     def _step(self, step: Step, now: Micros) -> None:
         match step:
             case Step.PAUSED:
                 # Everything that they sent before they stood still is in the links by now, and belongs to this epoch.
-                if self.drain is not None:
-                    self.drain(now)
-                self._standing = self._deaf = True
+                self._deaf = True
+                if self.mark is not None:
+                    self._marked = True
+                    self.mark()
+                else:
+                    self._drain(now)
+                    self._standing = True
             case Step.COMPLETED:
                 # The secondary is where the primary is: one space of numbers, one stream each.
+                self._drain_marked(now)
                 self.comparator.commit(now)
                 self._joining = False
                 self.rewriter.checkpoint()
@@ -279,6 +298,7 @@ class Proxy:
                 self.policy.on_completed(self.checkpoints.last_duration, now)
                 self._feed_aside(now)
             case Step.FAILED:
+                self._drain_marked(now)
                 self.comparator.abort(now)
                 self._feed_aside(now)
                 self._hear_again(now)
@@ -288,6 +308,15 @@ class Proxy:
                 self.secondary_failed(now)
             case Step.RESUMED:
                 self._hear_again(now)
+
+    def _drain(self, now: Micros) -> None:
+        if self.drain is not None:
+            self.drain(now)
+
+    def _drain_marked(self, now: Micros) -> None:
+        if self._marked:
+            self._marked = False
+            self._drain(now)
 
     def _feed_aside(self, now: Micros) -> None:
         """What a checkpoint covers is known: feed what the machines have sent after it."""
@@ -312,6 +341,7 @@ class Proxy:
         if self.role is not Role.PAIR:
             return
         self.counters.bump("proxy.primary_failed")
+        self._drain_marked(now)
         self._to_client += map(bytes, self.comparator.take_released())  # these were covered
         survivors = self.comparator.drop_held()
         self.role = Role.SECONDARY_ALONE
@@ -348,6 +378,7 @@ class Proxy:
         if self.role is not Role.PAIR:
             return
         self.counters.bump("proxy.secondary_failed")
+        self._drain_marked(now)
         self.comparator.pass_through(now)
         self.role = Role.PRIMARY_ALONE
         self._joining = False

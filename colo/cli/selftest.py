@@ -10,13 +10,18 @@ import click
 
 from pystack import PystackError
 
+ENGINES = ("auto", "x-colo", "stop-copy")
+
 
 @click.command(name="selftest")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True)
 @click.option("--nic", default="virtio-net-pci", show_default=True, help="Its card: virtio-net-pci, e1000, rtl8139.")
 @click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="The program.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How to take checkpoints."
+)
 @click.option("--fetch-kernel", is_flag=True, help="Download Debian's kernel for the guest if there is none.")
-def command(*, accel: str, nic: str, qemu: str, fetch_kernel: bool) -> int:
+def command(*, accel: str, nic: str, qemu: str, engine: str, fetch_kernel: bool) -> int:
     """Boot a pair of small guests, send traffic, take 20 checkpoints, kill the primary, and check every byte.
 
     Takes less than two minutes and needs no privileges. The exit code is 0 when every connection survived and every
@@ -34,7 +39,7 @@ def command(*, accel: str, nic: str, qemu: str, fetch_kernel: bool) -> int:
         kernel=None, initrd=None, append="", disk=None, memory=128, nic=nic, mac="52:54:00:12:34:56", accel=accel,
         qemu=qemu,
     )  # fmt: skip
-    plan = Plan(guest=guest, name="selftest")
+    plan = Plan(guest=guest, name="selftest", engine=engine)
     published, ports = publishing()
     plan = replace(plan, publish=published)
     directory_of = run_directory()

@@ -14,11 +14,12 @@ from typing import Any, Final, final
 
 from colo.checkpoint import CheckpointConfig
 from colo.drive import ProxyDriver
+from colo.launch.engines import Chosen, Engine, choose
 from colo.launch.plan import GUEST_ADDRESS, Plan
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.qemu.machine import Machine
+from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
-from colo.qemu.stop_copy import StopCopy
 from colo.report import line
 from pystack import (
     Counters,
@@ -38,6 +39,8 @@ _PAUSES: Final = 4096  # of the last checkpoints, to tell their median
 _QUEUE_FRAMES: Final = 4096
 _JOIN_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
+_QUIET_SECONDS: Final = 0.001
+_QUIET_LOOKS: Final = 12
 _TOLD: Final = 5  # of the last differences, in the status
 
 
@@ -71,7 +74,8 @@ class Pair:
         self.primary: Machine
         self.proxy: Proxy
         self.driver: ProxyDriver
-        self.engine: StopCopy
+        self.chosen: Chosen
+        self.engine: Engine
 
     # ------------------------------------------------------------------------------------------------------- the start
 
@@ -90,9 +94,15 @@ class Pair:
             alone=True,
         )
         self.driver = ProxyDriver(self.proxy, client, self.primary.link)
+        self.driver.freeze()
         self._run(self.driver.run(), "proxy")
         self._run(self._watch_over(self.primary), "primary's heartbeat")
-        self.engine = StopCopy(self.primary, self._spare, self._attach, self._wake, self.counters)
+        self.chosen = chosen = await choose(self.plan, self.directory)  # the guest boots meanwhile
+        self._tell(f"checkpoints by {chosen.name}: {chosen.why}")
+        self.engine = chosen.make(
+            self.primary, Owner(self._spare, self._attach, self._quiesce, self._wake), self.counters
+        )
+        self.driver.undecided = lambda: self.engine.undecided
         self.engine.prepare()
         self.started = True
 
@@ -111,11 +121,11 @@ class Pair:
         self._run(Driver(gateway, far, hostio).run(), "gateway")
         return near
 
-    async def _machine(self, *, incoming: bool = False) -> Machine:
+    async def _machine(self, *, incoming: bool = False, paused: bool = False) -> Machine:
         name = f"vm{next(self._numbers)}"
         machine = Machine(self.plan.guest, name, self.directory, self.counters)
         try:
-            await machine.start(incoming=incoming)
+            await machine.start(incoming=incoming, paused=paused)
         except BaseException:
             await machine.kill()
             raise
@@ -123,11 +133,20 @@ class Pair:
         return machine
 
     async def _spare(self) -> Machine:
-        return await self._machine(incoming=True)
+        return await self._machine(incoming=True, paused=self.chosen.paused_spares)
 
     def _attach(self, machine: Machine) -> None:
         self.driver.attach_secondary(machine.link)
         self._run(self._watch_over(machine), f"{machine.name}'s heartbeat")
+
+    async def _quiesce(self) -> None:
+        """Let both machines come to rest, within a bound."""
+        self.proxy.quiesce()
+        for _ in range(_QUIET_LOOKS):
+            heard = self.driver.heard
+            await asyncio.sleep(_QUIET_SECONDS)
+            if self.driver.heard == heard:
+                break
 
     def _wake(self) -> None:
         completed = self.proxy.counters["checkpoint.completed"]
@@ -205,8 +224,8 @@ class Pair:
         if survivor is None or not self.proxy.protected or not survivor.alive:
             raise PystackError(f"{self.primary.name} has ended, and nobody can carry on: the service is lost.")
         self.failover_at = time.monotonic()
-        self.driver.lose_primary()
         await self.engine.fail_over()
+        self.driver.lose_primary()
         self._tell(f"{self.primary.name} is gone: {survivor.name} carries its connections on")
         self.primary = survivor
         self._settled.set()
@@ -276,6 +295,7 @@ class Pair:
             "primary": self.primary.name,
             "secondary": self.engine_secondary,
             "accelerator": self.plan.guest.accel,
+            "engine": self.chosen.name,
             "mode": proxy.comparator.mode.value,
             "checkpoints": proxy.counters["checkpoint.completed"],
             "checkpoints_by_reason": dict(checkpoints.by_reason),

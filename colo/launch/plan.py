@@ -12,6 +12,9 @@ from typing import Final
 from colo.qemu.machine import NICS, Guest
 from pystack import Publish, UsageError
 
+ENGINES: Final = ("auto", "x-colo", "stop-copy")
+"""How checkpoints are taken; see `colo.launch.engines`."""
+
 GUEST_ADDRESS: Final = IPv4Interface("10.0.2.15/24")
 GATEWAY: Final = IPv4Address("10.0.2.2")
 
@@ -27,6 +30,7 @@ class Plan:
         name: of the pair, by which `colo ctl` finds it.
         ready: what the guest prints on its serial line once it serves, "" if it says nothing; boot: within how many
             seconds.
+        engine: one of `ENGINES`; ``auto`` leaves it to what works here.
         heartbeat: seconds between two; patience: how many seconds a machine may not answer before it is ended.
     """
 
@@ -36,12 +40,15 @@ class Plan:
     name: str = "pair"
     ready: str = ""
     boot: float = 60.0
+    engine: str = "auto"
     heartbeat: float = 0.25
     patience: float = 5.0
 
     def __post_init__(self) -> None:
         if self.guest.nic not in NICS:
             raise UsageError(f"The card is {self.guest.nic!r}: it must be one of {', '.join(NICS)}.")
+        if self.engine not in ENGINES:
+            raise UsageError(f"The engine is {self.engine!r}: it must be one of {', '.join(ENGINES)}.")
         if not self.name.replace("-", "").isalnum():
             raise UsageError(f"The name {self.name!r} is no good: use letters, digits and hyphens.")
         if self.tap and self.publish:

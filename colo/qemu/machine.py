@@ -47,11 +47,11 @@ class Guest:
     extra: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def argv(self, name: str, directory: Path, *, incoming: bool) -> list[str]:
+    def argv(self, name: str, directory: Path, *, incoming: bool, paused: bool = False) -> list[str]:
         """The command line of the machine ``name``, whose sockets and logs are in ``directory``.
 
         Args:
-            incoming: it waits for the state of another one.
+            incoming: it waits for the state of another one. paused: and does not run when it has come.
         """
         threads = ",thread=single" if self.accel == "tcg" else ""
         words = [self.qemu, "-name", name, "-machine", "pc", "-accel", f"{self.accel}{threads}"]
@@ -71,8 +71,10 @@ class Guest:
             words += ["-drive", f"file={self.disk},if=virtio,readonly=on,file.locking=off"]
         words += ["-netdev", f"stream,id=net0,server=off,addr.type=unix,addr.path={directory / name}.net"]
         words += ["-device", f"{self.nic},netdev=net0,mac={self.mac},romfile="]
+        if paused:
+            words += ["-S"]
         if incoming:
-            words += ["-S", "-incoming", "defer"]
+            words += ["-incoming", "defer"]
         return [*words, *self.extra]
 
 
@@ -130,13 +132,13 @@ class Machine:
         self.resets = 0
         self.migrated = ""  # the last state of a migration that was told
 
-    async def start(self, *, incoming: bool = False) -> None:
-        """Start it, and reach its monitor.
+    async def start(self, *, incoming: bool = False, paused: bool = False) -> None:
+        """Start it, and reach its monitor. The arguments are those of `Guest.argv`.
 
         Raises:
             UsageError: QEMU does not start; what it said.
         """
-        argv = self.guest.argv(self.name, self.directory, incoming=incoming)
+        argv = self.guest.argv(self.name, self.directory, incoming=incoming, paused=paused)
         log = self.directory / f"{self.name}.log"
         with log.open("wb") as output:
             self.process = await asyncio.create_subprocess_exec(
@@ -228,7 +230,7 @@ class Machine:
         if self._waiting is not None:
             await self._waiting
         self.link.close()
-        for suffix in ("qmp", "net"):
+        for suffix in ("qmp", "net", "state"):
             (self.directory / f"{self.name}.{suffix}").unlink(missing_ok=True)
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from typing import Final, final
 
 from colo.checkpoint import Step
 from colo.qemu.machine import Machine
+from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from pystack import Counters, Micros, PystackError
 
@@ -34,9 +34,7 @@ class StopCopy:
 
     Args:
         primary: runs.
-        spawn: starts a machine that waits for the state of another one.
-        attach: lets the link of a machine take the place of the old secondary's.
-        wake: has the owner poll.
+        owner: who runs the proxy.
 
     Attributes:
         primary, secondary: the machines of now; None when there is none.
@@ -47,18 +45,14 @@ class StopCopy:
     def __init__(
         self,
         primary: Machine,
-        spawn: Callable[[], Awaitable[Machine]],
-        attach: Callable[[Machine], None],
-        wake: Callable[[], None],
+        owner: Owner,
         counters: Counters,
     ) -> None:
         self.primary: Machine = primary
         self.secondary: Machine | None = None
         self.counters = counters
         self.last_copied_bytes = 0
-        self._spawn = spawn
-        self._attach = attach
-        self._wake = wake
+        self._owner = owner
         self._steps: list[Step] = []
         self._spare: asyncio.Task[Machine] | None = None
         self._work: asyncio.Task[None] | None = None
@@ -89,10 +83,15 @@ class StopCopy:
         """At once while there is something to tell; otherwise ``wake`` is called."""
         return 0 if self._steps else None
 
+    @property
+    def undecided(self) -> bool:
+        """Never: a machine takes the secondary's place in the same instant in which its copy is known to be whole."""
+        return False
+
     def _tell(self, step: Step) -> None:
         self._told = self._told or step in (Step.COMPLETED, Step.FAILED)
         self._steps.append(step)
-        self._wake()
+        self._owner.wake()
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._work = None
@@ -112,7 +111,7 @@ class StopCopy:
 
     async def _started(self) -> Machine:
         """A fresh machine that listens for a migration."""
-        machine = await self._spawn()
+        machine = await self._owner.spawn()
         await machine.monitor.execute("migrate-incoming", uri=_uri(machine))
         return machine
 
@@ -136,6 +135,7 @@ class StopCopy:
     async def _copy_into(self, spare: Machine) -> bool:
         """Stop, copy and continue; whether it succeeded."""
         running = [machine for machine in (self.primary, self.secondary) if machine is not None and machine.alive]
+        await self._owner.quiesce()
         try:
             await asyncio.gather(*(machine.monitor.execute("stop") for machine in running))
             self._tell(Step.PAUSED)
@@ -147,7 +147,7 @@ class StopCopy:
             return False
         # At one go, so that nobody ever sees a secondary that is neither the old one nor the new one.
         self.secondary = spare
-        self._attach(spare)
+        self._owner.attach(spare)
         self.counters.bump("engine.copied")
         self._tell(Step.COMPLETED)
         await self._continue([spare, self.primary])

@@ -9,9 +9,12 @@ ones of at most the MTU with complete checksums.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -45,7 +48,7 @@ class QemuLink:
 
     Attributes:
         counters: ``qemu.connected``, ``qemu.disconnected``, ``qemu.too_long``, ``qemu.bad_vnet_hdr_len``,
-            ``qemu.empty``, ``qemu.tx_no_peer``, ``qemu.tx_too_long``.
+            ``qemu.empty``, ``qemu.cut``, ``qemu.tx_no_peer``, ``qemu.tx_too_long``.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class QemuLink:
         self._unsent = b""  # the rest of the last frame that was accepted
         self._refused = False  # the last `send` met a full socket
         self._events = 0  # what the epoll waits for on the connection
+        self._unread = 0  # bytes that were in the socket when `mark` was called
+        self._marked = False
+        self._cut = False  # the frame whose start was read before the mark, and whose end was not, is of no interest
         if listener is not None:
             self._epoll.register(listener.fileno(), select.EPOLLIN)
         if peer is not None:
@@ -159,12 +165,51 @@ class QemuLink:
             if vnet_hdr_len != expected:
                 self._detach("qemu.bad_vnet_hdr_len")
                 return
-            if frame:
+            if self._cut:
+                self._cut = False
+                self.counters.bump("qemu.cut")
+            elif frame:
                 self._ready.append(frame)
             else:
                 self.counters.bump("qemu.empty")
         if self._decoder.error is not None:
             self._detach(self._decoder.error.reason)
+
+    def mark(self) -> None:
+        """Draw a line behind everything that the peer has sent by now. Nothing is read: what it cannot send, it cannot.
+
+        A QEMU that stands still writes into its guest's memory when it becomes able to send what waits in it.
+        """
+        self._marked = True
+        self._unread = 0
+        peer = self._peer or self._accept()
+        if peer is not None:
+            count = bytearray(4)
+            fcntl.ioctl(peer.fileno(), termios.FIONREAD, count)
+            self._unread = int.from_bytes(count, sys.byteorder)
+
+    def recv_to_mark(self, *, drop_cut: bool) -> list[bytes]:
+        """Every frame that ends before the line drawn by `mark`, which is erased; none when there is no line.
+
+        Args:
+            drop_cut: whether a frame that begins before it and ends behind it is dropped; if not, it counts as behind.
+        """
+        if not self._marked:
+            return []
+        while self._unread and self._peer is not None:
+            try:
+                data = self._peer.recv(min(self._unread, _RECV_BYTES))
+            except OSError:
+                break  # the next `recv` meets it again
+            if not data:
+                break
+            self._unread -= len(data)
+            self._decode(data)
+        self._marked, self._unread = False, 0
+        self._cut = drop_cut and self._decoder.buffered > 0
+        frames = list(self._ready)
+        self._ready.clear()
+        return frames
 
     # ------------------------------------------------------------------------------------------------------ sending
 
@@ -266,6 +311,7 @@ class QemuLink:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._peer = peer
         self._decoder = qemu_framing.FrameDecoder(vnet_hdr=self._vnet_hdr_len is not None)
+        self._cut = False
         self._events = select.EPOLLIN
         self._epoll.register(peer.fileno(), self._events)
         self.counters.bump("qemu.connected")

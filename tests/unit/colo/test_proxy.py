@@ -169,6 +169,52 @@ def test_what_was_sent_before_the_pause_is_fetched_before_the_boundary(rig: Rig)
     assert [packet.payload_bytes() for packet in rig.out()] == [b"late"]
 
 
+@pytest.mark.parametrize("outcome", [Step.COMPLETED, Step.FAILED])
+def test_where_links_are_marked_they_are_read_when_the_outcome_is_known_and_before_it_counts(
+    rig: Rig, outcome: Step
+) -> None:
+    calls: list[str] = []
+
+    def drain(now: int) -> None:
+        calls.append("drain")
+        rig.proxy.from_primary(rig.p.data(0, b"late"), now)
+
+    rig.proxy.mark = lambda: calls.append("mark")
+    rig.proxy.drain = drain
+    rig.proxy.checkpoints.request("test", rig.now)
+    rig.checkpointer.steps = [Step.PAUSED]
+    assert rig.out() == []
+    assert calls == ["mark"]
+    rig.checkpointer.steps = [outcome]
+    assert [packet.payload_bytes() for packet in rig.out()] == ([b"late"] if outcome is Step.COMPLETED else [])
+    assert calls == ["mark", "drain"]
+
+
+def test_a_machine_that_is_lost_at_a_mark_is_read_to_it(rig: Rig) -> None:
+    rig.proxy.mark = lambda: None
+    rig.proxy.drain = lambda now: rig.proxy.from_secondary(rig.s.data(0, b"mine"), now)
+    rig.proxy.checkpoints.request("test", rig.now)
+    rig.checkpointer.steps = [Step.PAUSED]
+    assert rig.out() == []
+    rig.proxy.primary_failed(rig.now)
+    assert [packet.payload_bytes() for packet in rig.out()] == [b"mine"]
+
+
+@pytest.mark.parametrize("outcome", [[Step.PAUSED, Step.COMPLETED, Step.RESUMED], [Step.FAILED]])
+def test_before_a_checkpoint_the_client_waits_and_is_heard_after_it_whatever_comes_of_it(
+    rig: Rig, outcome: list[Step]
+) -> None:
+    rig.proxy.checkpoints.request("test", rig.now)
+    rig.proxy.quiesce()
+    rig.client(1, ACK, 1, b"GET")
+    assert rig.proxy.to_primary() == rig.proxy.to_secondary() == []
+    assert len(rig.primary(rig.p.data(0, b"hi")) + rig.secondary(rig.s.data(0, b"hi"))) == 1
+    rig.checkpointer.steps = outcome
+    rig.out()
+    assert [parsed(frame).payload_bytes() for frame in rig.proxy.to_primary()] == [b"GET"]
+    assert [packet.payload_bytes() for packet in rig.to_secondary()] == [b"GET"]
+
+
 def test_the_secondary_carries_on_in_the_primarys_numbers(rig: Rig) -> None:
     rig.primary(rig.p.data(0, b"both"))
     rig.secondary(rig.s.data(0, b"both"))

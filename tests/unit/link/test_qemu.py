@@ -273,3 +273,40 @@ def test_a_port_in_use_is_one_sentence() -> None:
 def test_a_port_out_of_range_is_one_sentence(port: int) -> None:
     with pytest.raises(UsageError, match="no port number"):
         QemuLink.listen(("127.0.0.1", port))
+
+
+def test_a_mark_ends_what_the_peer_had_sent_by_then_and_reads_nothing_more(server: QemuLink) -> None:
+    with _client(server) as client:
+        client.sendall(qemu_framing.encode(b"old 1") + qemu_framing.encode(b"old 2"))
+        assert server.recv(0, 1) == [b"old 1"]  # the other one was read as well
+        client.sendall(qemu_framing.encode(b"old 3"))
+        server.mark()
+        client.sendall(qemu_framing.encode(b"new"))
+        assert server.recv_to_mark(drop_cut=True) == [b"old 2", b"old 3"]
+        assert server.recv_to_mark(drop_cut=True) == []
+        assert server.recv(0) == [b"new"]
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_frame_that_the_mark_cuts_is_behind_it_or_dropped(server: QemuLink, drop: bool) -> None:
+    with _client(server) as client:
+        stream = qemu_framing.encode(b"cut")
+        client.sendall(qemu_framing.encode(b"old") + stream[:5])
+        server.mark()
+        client.sendall(stream[5:] + qemu_framing.encode(b"new"))
+        assert server.recv_to_mark(drop_cut=drop) == [b"old"]
+        assert server.recv(0) == ([b"new"] if drop else [b"cut", b"new"])
+        assert server.counters["qemu.cut"] == drop
+
+
+def test_a_mark_on_a_full_socket_leaves_it_full(server: QemuLink) -> None:
+    with _client(server) as client:
+        client.setblocking(False)
+        sent = 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                sent += client.send(qemu_framing.encode(_FRAME)) // 64
+        server.mark()
+        with pytest.raises(BlockingIOError):
+            client.send(qemu_framing.encode(_FRAME))
+        assert server.recv_to_mark(drop_cut=False) == [_FRAME] * sent

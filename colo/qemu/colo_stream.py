@@ -1,0 +1,151 @@
+"""QEMU's COLO protocol as it goes by in the migration stream: where a checkpoint begins, and when it has been loaded.
+
+Read before editing: migration/colo.c of QEMU, and COLOMessage in its qapi/migration.json. After the first migration
+both ends of the stream speak in turns, in messages of 32 bits, big-endian:
+
+    primary                               secondary
+                                          checkpoint-ready      runs from here on     entered
+    resumes
+    checkpoint-request                                                                requested
+                                          checkpoint-reply      has stopped
+    vmstate-send          has stopped                                                 both stopped
+    memory, vmstate-size, devices
+                                          vmstate-received
+                                          vmstate-loaded        runs again            loaded
+    resumes
+
+What the primary sends between ``vmstate-send`` and the end of its devices is memory, in a form that is of no interest
+here: it says nothing more until it has heard ``vmstate-loaded``. So whoever stands in the stream and holds back what he
+reads knows of every boundary before either machine goes on, however late he reads.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import Final, final
+
+from pystack import Counters
+
+_WORD: Final = 4
+
+
+class Message(IntEnum):
+    """COLOMessage, since QEMU 3.0."""
+
+    CHECKPOINT_READY = 0
+    CHECKPOINT_REQUEST = 1
+    CHECKPOINT_REPLY = 2
+    VMSTATE_SEND = 3
+    VMSTATE_SIZE = 4
+    VMSTATE_RECEIVED = 5
+    VMSTATE_LOADED = 6
+
+
+class Event(Enum):
+    """What is known before the bytes that say so are handed on."""
+
+    ENTERED = "entered"
+    """The first copy was made: the secondary runs, the primary stands still until it hears of it."""
+    REQUESTED = "requested"
+    """A checkpoint begins. Both run."""
+    BOTH_STOPPED = "both stopped"
+    """Nothing that either machine has sent up to here belongs behind this checkpoint, and nothing later before it."""
+    LOADED = "loaded"
+    """The secondary runs as a copy of the primary, which stands still until it hears of it."""
+    BROKEN = "broken"
+    """This is not the protocol. What follows is handed on as it is, and nothing is known any more."""
+
+
+Piece = bytes | Event
+"""Bytes to hand on, or what must be known before the bytes behind it are."""
+
+_FROM_SECONDARY: Final = {
+    Message.CHECKPOINT_READY: {Message.CHECKPOINT_REPLY},
+    Message.CHECKPOINT_REPLY: {Message.VMSTATE_RECEIVED},
+    Message.VMSTATE_RECEIVED: {Message.VMSTATE_LOADED},
+    Message.VMSTATE_LOADED: {Message.CHECKPOINT_REPLY},
+}
+"""What may follow what."""
+
+
+@final
+class ColoStream:
+    """Both directions of one migration.
+
+    Attributes:
+        undecided: both stand still for a checkpoint of which nobody knows yet whether the secondary will be a copy.
+        entered: the first copy was made. broken: see `Event.BROKEN`.
+        counters: ``engine.bad_message``.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+        self.undecided = False
+        self.entered = False
+        self.broken = False
+        self._expected: Message | None = None  # of the primary; None: bulk goes by
+        self._primary = b""  # an unfinished word
+        self._secondary = b""
+        self._last: Message | None = None  # of the secondary
+
+    def from_primary(self, data: bytes) -> list[Piece]:
+        """Take what the primary has sent; returns what to do, in order."""
+        pieces: list[Piece] = []
+        while data and self._expected is not None and not self.broken:
+            taken = _WORD - len(self._primary)
+            self._primary, data = self._primary + data[:taken], data[taken:]
+            if len(self._primary) < _WORD:
+                return pieces
+            word, self._primary = self._primary, b""
+            self._word_of_primary(word, pieces)
+        data, self._primary = self._primary + data, b""
+        if data:
+            pieces.append(data)
+        return pieces
+
+    def _word_of_primary(self, word: bytes, pieces: list[Piece]) -> None:
+        if int.from_bytes(word, "big") != self._expected:
+            self._break(pieces)
+        elif self._expected is Message.CHECKPOINT_REQUEST:
+            pieces.append(Event.REQUESTED)
+            self._expected = Message.VMSTATE_SEND
+        else:
+            self.undecided = True
+            pieces.append(Event.BOTH_STOPPED)
+            self._expected = None
+        pieces.append(word)
+
+    def from_secondary(self, data: bytes) -> list[Piece]:
+        """Take what the secondary has sent; returns what to do, in order."""
+        pieces: list[Piece] = []
+        words = self._secondary + data
+        whole = len(words) - len(words) % _WORD
+        self._secondary = words[whole:]
+        for at in range(0, whole, _WORD):
+            word = words[at : at + _WORD]
+            self._word_of_secondary(word, pieces)
+            pieces.append(word)
+        return pieces
+
+    def _word_of_secondary(self, word: bytes, pieces: list[Piece]) -> None:
+        if self.broken:
+            return
+        value = int.from_bytes(word, "big")
+        may = {Message.CHECKPOINT_READY} if self._last is None else _FROM_SECONDARY[self._last]
+        if value not in may:
+            self._break(pieces)
+            return
+        self._last = Message(value)
+        if self._last is Message.CHECKPOINT_READY:
+            self.entered = True
+            pieces.append(Event.ENTERED)
+            self._expected = Message.CHECKPOINT_REQUEST
+        elif self._last is Message.VMSTATE_LOADED:
+            self.undecided = False
+            pieces.append(Event.LOADED)
+            self._expected = Message.CHECKPOINT_REQUEST
+
+    def _break(self, pieces: list[Piece]) -> None:
+        self.counters.bump("engine.bad_message")
+        self.broken = True
+        pieces.append(Event.BROKEN)
