@@ -69,7 +69,7 @@ PAGES = {
     "colo-command-line.md": (
         "colo",
         COLO,
-        ("", "demo", "launch", "ctl", "selftest", "compare", "rewrite", "mirror", "replay"),
+        ("", "demo", "launch", "ctl", "units", "selftest", "compare", "rewrite", "mirror", "replay"),
     ),
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ Action = Callable[[], Awaitable[Any]]
 """Does one thing; what it returns is told as ``status``."""
 
 _LINE_BYTES: Final = 4096
+_ANSWER_BYTES: Final = 1 << 20
 _SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 120.0
 
@@ -74,14 +76,14 @@ def ask(path: Path, what: str) -> Any:
     Raises:
         UsageError: nobody is there, or it refuses; its sentence.
     """
-    if not path.exists():
-        raise UsageError(f"No pair runs under that name: {path} is not there. Start one with colo launch.")
+    if not os.access(path, os.F_OK):
+        raise UsageError(f"No pair runs under that name ({path} is not there): start one with colo launch.")
     peer = sockets.connect(path)
     try:
         peer.settimeout(_ANSWER_SECONDS)
         peer.sendall(json.dumps({"do": what}).encode() + b"\n")
         with peer.makefile("rb") as answers:
-            line = answers.readline()
+            line = answers.readline(_ANSWER_BYTES)
     except (TimeoutError, OSError):
         raise UsageError("The pair does not answer.") from None
     finally:
@@ -90,7 +92,12 @@ def ask(path: Path, what: str) -> Any:
         peer.close()
     if not line:
         raise UsageError("The pair ended before it answered.")
-    answer = json.loads(line)
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise UsageError(f"What answers at {path} is no pair: give the --name of one.")
     if not answer.get("ok"):
         raise UsageError(str(answer.get("error", "The pair refuses.")))
     return answer.get("status")

@@ -81,7 +81,7 @@ async def choose(plan: Plan, directory: Path) -> Chosen:
     if not why_not:
         return Chosen(X_COLO, "only what has changed is sent", XColo, paused_spares=False)
     if plan.engine == X_COLO:
-        raise UsageError(f"The engine x-colo does not work here: {why_not}. Use --engine stop-copy, or auto.")
+        raise UsageError(f"The engine x-colo does not work here: {why_not}; use --engine stop-copy, or auto.")
     return Chosen(STOP_COPY, f"x-colo is of no use: {why_not}", StopCopy, paused_spares=True)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
+import socket
 import subprocess
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,10 @@ from typing import Final
 from pystack import UsageError
 
 _WATCH: Final = 'read _ || true; rm -rf -- "$@"'
+_PATH_BYTES: Final = 107  # of a UNIX socket, unix(7)
+_LONGEST: Final = ".d/vm9999999.state"  # what stands behind the pair's name in the path of a socket
+_LOCK_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.02
 
 
 @contextlib.contextmanager
@@ -21,22 +27,83 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
     """A directory for the pair ``name`` alone, for as long as the block lasts.
 
     A small process of its own watches over it: it waits for the end of a pipe that only we hold, which comes also when
-    we are killed. The pair's control socket goes with the directory.
+    we are killed. The pair's control socket goes with the directory. Until all of it has gone the name is taken.
 
     Raises:
-        UsageError: a pair of that name runs already.
+        UsageError: a pair of that name runs already, or the paths of its sockets would be too long.
     """
-    lock = parent / f"{name}.lock"
-    holding = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(holding, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(holding)
+    length = len(os.fsencode(parent / name)) + len(_LONGEST)
+    if length > _PATH_BYTES:
         raise UsageError(
-            f"A pair called {name} runs already: give another --name, or end it with colo ctl stop."
-        ) from None
-    directory = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=parent))
-    going = (directory, lock, parent / f"{name}.ctl")
+            f"The path of a socket in {parent} would have {length} bytes, and it may have {_PATH_BYTES}: "
+            "set XDG_RUNTIME_DIR to a directory nearer to the root, or give a shorter --name."
+        )
+    lock = parent / f"{name}.lock"
+    holding = _locked(lock, name)
+    try:
+        _clear(parent, name)
+        directory = _directory(parent, name)
+        hold, janitor = _watched((directory, parent / f"{name}.ctl", lock), holding)
+    except BaseException:
+        lock.unlink(missing_ok=True)
+        os.close(holding)
+        raise
+    try:
+        yield directory
+    finally:
+        os.close(hold)
+        janitor.wait()
+        os.close(holding)
+
+
+def _directory(parent: Path, name: str) -> Path:
+    directory = parent / f"{name}.d"
+    try:
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be made: {(error.strerror or str(error)).lower()}.") from None
+    return directory
+
+
+def _locked(lock: Path, name: str) -> int:
+    """A descriptor of ``lock`` that holds it. The janitor of a pair that was killed may need a moment to let go."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            holding = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"{lock} cannot be made: {(error.strerror or str(error)).lower()}.") from None
+        with contextlib.suppress(OSError):
+            fcntl.flock(holding, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(holding), lock.stat()):  # and was not removed in between
+                return holding
+        os.close(holding)
+        if time.monotonic() > deadline:
+            raise UsageError(f"A pair called {name} runs already: give another --name, or end it with colo ctl stop.")
+        time.sleep(_RETRY_SECONDS)
+
+
+def _clear(parent: Path, name: str) -> None:
+    """Remove what a pair of that name has left that was killed together with its janitor.
+
+    Raises:
+        UsageError: there is something that is not ours to remove.
+    """
+    for path in parent.glob(f"{name}.*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    control = parent / f"{name}.ctl"
+    if not control.exists():
+        return
+    if not control.is_socket():
+        raise UsageError(f"{control} is in the way, and is no socket: remove it, or give another --name.")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(control))
+        raise UsageError(f"{control} is served by another program: end that, or give another --name.")
+
+
+def _watched(going: tuple[Path, ...], holding: int) -> tuple[int, subprocess.Popen[bytes]]:
+    """A process that removes ``going`` once the descriptor beside it is closed, and holds the lock until then."""
     watched, hold = os.pipe()
     try:
         janitor = subprocess.Popen(
@@ -45,12 +112,11 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=(holding,),
         )
+    except OSError:
+        os.close(hold)
+        raise
     finally:
         os.close(watched)
-    try:
-        yield directory
-    finally:
-        os.close(hold)
-        janitor.wait()
-        os.close(holding)
+    return hold, janitor

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from colo.launch import control, janitor
+from colo.launch import control, janitor, manager
+from colo.launch.checks import check_kernel, check_mac, check_program, check_readable, check_version
 from colo.launch.pair import Pair
 from colo.launch.plan import GATEWAY, GUEST_ADDRESS, Plan, control_path, run_directory
 from colo.launch.view import View
-from colo.qemu.image import APPEND, CARDS, INITRD, READY, Kernel, default_guest
-from colo.qemu.machine import Guest, find_qemu
+from colo.qemu.image import CARDS, READY, Kernel, default_guest
+from colo.qemu.machine import Guest, find_qemu, qemu_version
 from pystack import UsageError
 from pystack.cli import signals
 from pystack.cli.waiting import stopped
 
 _REFRESH_SECONDS: Final = 0.2
+_OF_PLAN: Final = ("name", "engine", "ready", "boot", "heartbeat", "patience", "publish", "tap")
+
+
+def plan_of(options: Mapping[str, Any]) -> Plan:
+    """The plan that ``options`` make, named as `colo.launch.keys.Key.option` is; what is not said is as usual.
+
+    Raises:
+        UsageError: they do not go together, or what they name is not there.
+    """
+    said = dict(options)
+    ours = {name: said.pop(name) for name in _OF_PLAN if name in said}
+    if said.get("disk") is not None and said.get("kernel") is not None:
+        raise UsageError("--disk and --kernel both say what to boot: give one of them.")
+    if said.get("kernel") is None and (said.get("initrd") is not None or said.get("append")):
+        raise UsageError("--initrd and --append are nothing without a kernel: give --kernel too.")
+    return Plan(guest=guest_of(**said), **ours)
 
 
 def guest_of(
@@ -33,25 +50,35 @@ def guest_of(
     mac: str,
     accel: str,
     qemu: str,
+    cpus: int = 1,
+    extra: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> Guest:
     """The machines that options describe; without kernel and disk the default guest, which is not built yet.
 
     Raises:
-        UsageError: there is no such file or program.
+        UsageError: there is no such file or program, or it is of no use here.
     """
-    for path in (kernel, initrd, disk):
-        if path is not None and not os.access(path, os.R_OK):
-            raise UsageError(f"{path} cannot be read: give a file that is there.")
+    for path in (initrd, disk):
+        if path is not None:
+            check_readable(path)
+    if kernel is not None:
+        check_kernel(kernel)
+    check_mac(mac)
+    check_program(qemu)
     return Guest(
         kernel=kernel,
         initrd=initrd,
         append=append,
         disk=disk,
         memory_mib=memory,
+        cpus=cpus,
         nic=nic,
         mac=mac,
         accel=accelerator() if accel == "auto" else accel,
         qemu=find_qemu(qemu),
+        extra=tuple(extra),
+        environment=dict(environment or {}),
     )
 
 
@@ -65,31 +92,6 @@ def accelerator() -> str:
     return "kvm" if capable and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
 
 
-def print_plan(plan: Plan) -> str:
-    """What would be run, as shell."""
-    directory = run_directory() / f"{plan.name}.DIRECTORY"
-    if plan.guest.kernel is None and plan.guest.disk is None:
-        kernel = Kernel.find(needs=CARDS[plan.guest.nic])
-        guest = replace(plan.guest, kernel=kernel.image, initrd=directory / INITRD, append=APPEND)
-        plan = replace(plan, guest=guest)
-    words = [
-        plan.guest.argv("vm1", directory, incoming=False),
-        plan.guest.argv("vm2", directory, incoming=True),
-    ]
-    return "\n\n".join(" \\\n    ".join(_grouped(argv)) for argv in words)
-
-
-def _grouped(argv: list[str]) -> list[str]:
-    """One option with its value on each line."""
-    lines: list[str] = []
-    for word in argv:
-        if lines and not word.startswith("-") and len(lines) > 1:
-            lines[-1] += " " + shlex.quote(word)
-        else:
-            lines.append(shlex.quote(word))
-    return lines
-
-
 def run(plan: Plan) -> int:
     """Run it until a signal, or until the service is lost; returns the exit status."""
     path = control_path(plan.name)
@@ -98,52 +100,77 @@ def run(plan: Plan) -> int:
 
 
 async def _run(plan: Plan, directory: Path, path: Path, view: View) -> int:
+    await _check_qemu(plan.guest.qemu)
     plan = await asyncio.to_thread(with_default_guest, plan, directory)
-    pair = Pair(plan, directory, view.tell)
+
+    def tell(text: str) -> None:
+        view.tell(text)
+        manager.tell(STATUS=text)
+
+    pair = Pair(plan, directory, tell)
     ended = asyncio.Event()
     waiting = asyncio.create_task(stopped())
     refreshing = asyncio.create_task(_refresh(pair, view))
-
-    async def stop() -> None:
-        ended.set()
-
-    async def status() -> dict[str, Any]:
-        return pair.status()
-
     try:
-        actions: dict[str, control.Action] = {
-            "status": status,
-            "checkpoint": pair.checkpoint,
-            "failover": pair.failover,
-            "stop": stop,
-        }
-        async with control.served(path, actions):
-            bringing_up = asyncio.create_task(_bring_up(pair))
-            ending = asyncio.create_task(ended.wait())
-            watched: set[asyncio.Future[Any]] = {waiting, ending, pair.failed, bringing_up}
-            while True:
-                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-                if bringing_up in done:
-                    bringing_up.result()
-                    watched.discard(bringing_up)
-                if pair.failed in done:
-                    pair.failed.result()
-                if waiting in done or ending in done:
-                    break
-            bringing_up.cancel()
-            ending.cancel()
+        async with control.served(path, _actions(pair, ended)):
+            await _until_the_end(pair, waiting, ended)
         return 0
     finally:
+        manager.tell(STOPPING="1")
         for task in (waiting, refreshing):
             task.cancel()
         await asyncio.gather(waiting, refreshing, return_exceptions=True)
         await pair.close()
 
 
+async def _check_qemu(program: str) -> None:
+    """See that it is new enough. What does not tell its version is left to say when it is started what is wrong."""
+    try:
+        version = await qemu_version(program)
+    except UsageError:
+        return
+    check_version(version)
+
+
+def _actions(pair: Pair, ended: asyncio.Event) -> dict[str, control.Action]:
+    async def stop() -> None:
+        ended.set()
+
+    async def status() -> dict[str, Any]:
+        return pair.status()
+
+    return {"status": status, "checkpoint": pair.checkpoint, "failover": pair.failover, "stop": stop}
+
+
+async def _until_the_end(pair: Pair, waiting: asyncio.Task[int], ended: asyncio.Event) -> None:
+    """Bring the pair up, and return when ``waiting`` is done or ``ended`` set; raises what goes wrong."""
+    bringing_up = asyncio.create_task(_bring_up(pair))
+    ending = asyncio.create_task(ended.wait())
+    watched: set[asyncio.Future[Any]] = {waiting, ending, pair.failed, bringing_up}
+    try:
+        while True:
+            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if bringing_up in done:
+                bringing_up.result()
+                watched.discard(bringing_up)
+            if pair.failed in done:
+                pair.failed.result()
+            if waiting in done or ending in done:
+                return
+    finally:
+        bringing_up.cancel()
+        ending.cancel()
+
+
 async def _bring_up(pair: Pair) -> None:
-    await pair.start()
+    try:
+        await pair.start()
+    except OSError as error:  # of a program that is none, above all
+        what, why = error.filename or pair.plan.guest.qemu, error.strerror or str(error)
+        raise UsageError(f"QEMU does not start: {what}: {why.lower()}.") from None
     await pair.booted()
     await pair.protect()
+    manager.tell(READY="1")
 
 
 async def _refresh(pair: Pair, view: View) -> None:

@@ -68,7 +68,8 @@ class Guest:
         if self.append:
             words += ["-append", self.append]
         if self.disk is not None:
-            words += ["-drive", f"file={self.disk},if=virtio,readonly=on,file.locking=off"]
+            path = str(self.disk).replace(",", ",,")  # QEMU's way to say a comma
+            words += ["-drive", f"file={path},if=virtio,readonly=on,file.locking=off"]
         words += ["-netdev", f"stream,id=net0,server=off,addr.type=unix,addr.path={directory / name}.net"]
         words += ["-device", f"{self.nic},netdev=net0,mac={self.mac},romfile="]
         if paused:
@@ -100,9 +101,14 @@ async def qemu_version(program: str) -> tuple[int, ...]:
         process = await asyncio.create_subprocess_exec(
             program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
         )
-        said, _ = await asyncio.wait_for(process.communicate(), 10)
-    except (OSError, TimeoutError) as error:
+    except OSError as error:
         raise UsageError(f"{program} does not run: {error}.") from None
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), 10)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise UsageError(f"{program} does not say its version within 10 s: name another program with --qemu.") from None
     words = said.split()
     if len(words) < 4 or words[:3] != [b"QEMU", b"emulator", b"version"]:
         raise UsageError(f"{program} is no QEMU: it does not say its version.")

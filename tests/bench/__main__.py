@@ -1,4 +1,4 @@
-"""`python -m tests.bench gateway|compare|startup`: see docs/howto/benchmark.md."""
+"""`python -m tests.bench gateway|compare|startup|pair|failover`: see docs/howto/benchmark.md."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import compare, compare_report, load, report, startup
+from tests.bench import compare, compare_report, load, pair, pair_failover, pair_report, pair_sides, report, startup
 from tests.bench import gateway as bench
+from tests.bench.pair_load import PHASES
 from tests.bench.peers import Subject, subjects
 from tests.interop.lab import LabError
 
@@ -172,6 +173,50 @@ def compare_command(
 def startup_command(times: int, program: str | None) -> None:
     """Time from starting a command behind the gateway until its first packet reaches a server."""
     startup.measure(times, program, _console())
+
+
+def _need_machines() -> None:
+    if lacking := pair_sides.missing():
+        raise click.UsageError(f"Install first: {'; '.join(lacking)}.")
+
+
+@main.command(name="pair")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every figure here.")
+@click.option("--side", "sides", type=click.Choice(pair_sides.SIDES), multiple=True, help="Measure this only.")
+@click.option("--phase", "phases", type=click.Choice(list(PHASES)), multiple=True, help="Measure this only.")
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
+def pair_command(*, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float) -> None:
+    """Real machines under real traffic: QEMU's own COLO and colo launch, with each of its engines."""
+    _need_machines()
+    progress = _console(stderr=True)
+    results = pair.measure(
+        sides or pair_sides.SIDES,
+        phases or list(PHASES),
+        seconds,
+        say=lambda text: progress.print(text, style="dim", highlight=False),
+    )
+    pair_report.print_all(results, _console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(pair_report.as_json(results), indent=1) + "\n", encoding="utf-8")
+    if results.failures or any(run.failed for run in results.runs.values()):
+        sys.exit(1)
+
+
+@main.command(name="failover")
+@click.option("--times", type=click.IntRange(1, 1000), default=20, show_default=True, help="How often.")
+@click.option("--victim", type=click.Choice(pair_failover.VICTIMS), default="primary", show_default=True)
+@click.option("--engine", type=click.Choice(pair_sides.ENGINES), default="x-colo", show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write every figure here.")
+def failover_command(*, times: int, victim: str, engine: str, json_file: Path | None) -> None:
+    """Kill a machine of a fresh pair under traffic: how long clients wait, and whether they lose anything."""
+    _need_machines()
+    progress = _console(stderr=True)
+    outages = pair_failover.measure(engine, victim, times, lambda text: progress.print(text, style="dim"))
+    pair_failover.print_all(outages, _console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(vars(outages), indent=1) + "\n", encoding="utf-8")
+    if outages.failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,170 @@
+"""What the pairs did beside each other: a table, whether each bound is met, and the same as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.pair_load import DETERMINISTIC
+
+QEMU = "qemu"
+MEDIAN_RATIO = 1.15
+WORST_SECONDS = 0.5
+PERIODIC = "periodic"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One phase through one pair: latencies in seconds, in the order of the requests."""
+
+    latencies: list[float]
+    seconds: float
+    failed: int = 0
+    failures: tuple[str, ...] = ()
+    checkpoints: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+    @property
+    def median(self) -> float:
+        return median(self.latencies) if self.latencies else math.inf
+
+    @property
+    def p99(self) -> float:
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] if ordered else math.inf
+
+    @property
+    def worst(self) -> float:
+        return max(self.latencies, default=math.inf)
+
+    @property
+    def forced(self) -> int:
+        """Checkpoints but the periodic ones."""
+        return sum(number for reason, number in self.checkpoints.items() if reason != PERIODIC)
+
+
+@dataclass
+class Results:
+    """Every phase of every side, what the pairs said of themselves, and what failed."""
+
+    sides: list[str]
+    phases: list[str]
+    about: dict[str, str] = field(default_factory=dict)
+    runs: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Something that was promised of `side` in `phase`."""
+
+    side: str
+    phase: str
+    what: str
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.limit
+
+
+def bounds(results: Results) -> Iterator[Bound]:
+    """All that can be told from what was measured; those against QEMU only where QEMU was measured too."""
+    for (side, phase), run in results.runs.items():
+        yield Bound(side, phase, "failures", run.failed, 0)
+        if side == QEMU:
+            continue
+        yield Bound(side, phase, "worst latency, ms", run.worst * 1e3, WORST_SECONDS * 1e3)
+        theirs = results.runs.get((QEMU, phase))
+        if theirs is None:
+            continue
+        yield Bound(side, phase, "median / QEMU's", run.median / theirs.median, MEDIAN_RATIO)
+        yield Bound(side, phase, "p99 / QEMU's", run.p99 / theirs.p99, 1.0)
+        if phase in DETERMINISTIC:
+            yield Bound(side, phase, "checkpoints but periodic ones", run.forced, theirs.forced)
+
+
+def missed(results: Results) -> list[Bound]:
+    """The bounds that are not met."""
+    return [bound for bound in bounds(results) if not bound.met]
+
+
+def print_all(results: Results, console: Console) -> None:
+    """The head, the table, the bounds and the failures."""
+    for name, text in results.about.items():
+        console.print(f"[bold]{name}[/]: {text}", highlight=False, soft_wrap=True)
+    console.print(_table(results))
+    for bound in bounds(results):
+        verdict = "[green]met[/]" if bound.met else "[red]MISSED[/]"
+        text = f"{bound.side}, {bound.phase}: {bound.what} {bound.value:.2f}, at most {bound.limit:.2f}: {verdict}"
+        console.print(text, highlight=False, soft_wrap=True)
+    for failure in _failures(results):
+        console.print(f"[red]failed[/] {failure}", highlight=False, soft_wrap=True)
+
+
+def _failures(results: Results) -> list[str]:
+    told = [f"{side}, {phase}: {why}" for (side, phase), run in results.runs.items() for why in run.failures]
+    return results.failures + told
+
+
+def _table(results: Results) -> Table:
+    table = Table(
+        title="Milliseconds of each request: median, 99th percentile, worst; checkpoints per second by reason"
+    )
+    for name in ("phase", "pair"):
+        table.add_column(name, no_wrap=True)
+    for name in ("requests", "per second", "median", "p99", "worst", "failed", "median / QEMU's", "p99 / QEMU's"):
+        table.add_column(name, justify="right")
+    table.add_column("checkpoints/s")
+    for phase in results.phases:
+        for side in results.sides:
+            run = results.runs.get((side, phase))
+            table.add_row(phase, side, *(_cells(run, results.runs.get((QEMU, phase))) if run else ["–"] * 9))
+        table.add_section()
+    return table
+
+
+def _cells(run: Measured, theirs: Measured | None) -> list[str]:
+    times = [f"{seconds * 1e3:.2f}" for seconds in (run.median, run.p99, run.worst)]
+    ratios = ["–", "–"]
+    if theirs is not None:
+        ratios = [f"{run.median / theirs.median:.2f}", f"{run.p99 / theirs.p99:.2f}"]
+    reasons = [f"{reason} {number / run.seconds:.2f}" for reason, number in sorted(run.checkpoints.items())]
+    head = [str(len(run.latencies)), f"{run.rate:.1f}", *times, str(run.failed)]
+    return [*head, *ratios, "\n".join(reasons) or "none"]
+
+
+def as_json(results: Results) -> dict[str, object]:
+    """Everything that was measured, in seconds."""
+    return {
+        "about": results.about,
+        "results": [
+            {
+                "side": side,
+                "phase": phase,
+                "requests": len(run.latencies),
+                "requests_per_second": run.rate,
+                "seconds": run.seconds,
+                "median": run.median,
+                "p99": run.p99,
+                "worst": run.worst,
+                "failed": run.failed,
+                "checkpoints": run.checkpoints,
+            }
+            for (side, phase), run in results.runs.items()
+        ],
+        "bounds": [{**vars(bound), "met": bound.met} for bound in bounds(results)],
+        "notes": results.notes,
+        "failures": _failures(results),
+    }

@@ -1,0 +1,179 @@
+"""The pairs that are compared: QEMU's own COLO, and `colo launch` with either engine. Each in a lab of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from colo.launch.plan import GATEWAY, GUEST_ADDRESS
+from colo.qemu.image import READY
+from tests.interop import preload
+from tests.interop.lab import Lab, LabError, wait_for
+from tests.interop.qemu_colo import MAC, QemuColo, kernel_for
+
+ADDRESS = str(GUEST_ADDRESS.ip)
+QEMU = "qemu"
+ENGINES = ("x-colo", "stop-copy")
+SIDES = (QEMU, *ENGINES)
+NIC = "rtl8139"
+_PROTECTED_SECONDS = 90.0
+
+_NETWORK = f"""
+set -e
+ip tuntap add colo0 mode tap
+ip link set colo0 address 52:54:00:00:00:01
+ip address add {GATEWAY}/24 dev colo0
+ip link set colo0 up
+"""
+
+
+class Side(Protocol):
+    """A protected pair, at `ADDRESS` in `lab`."""
+
+    lab: Lab
+
+    def checkpoints(self) -> Counter[str]:
+        """How many were taken so far, by reason."""
+
+    def assert_sound(self) -> None:
+        """LabError if a machine was reset, has panicked or has ended, or the pair has come apart."""
+
+    def notes(self) -> dict[str, Any]:
+        """What else it can say of itself."""
+
+
+class QemuSide:
+    """QEMU's own, which does not tell why it takes a checkpoint."""
+
+    def __init__(self, pair: QemuColo) -> None:
+        self.lab = pair.lab
+        self._pair = pair
+
+    def checkpoints(self) -> Counter[str]:
+        return Counter({"any": self._pair.checkpoints})
+
+    def assert_sound(self) -> None:
+        self._pair.assert_sound()
+
+    def notes(self) -> dict[str, Any]:
+        return {"monitor": {"pvm": dict(self._pair.pvm.events), "svm": dict(self._pair.svm.events)}}
+
+
+class Launched:
+    """`colo launch --tap` under way. Attributes: process, log: of the command."""
+
+    def __init__(self, lab: Lab, engine: str) -> None:
+        self.lab = lab
+        done = lab.run(["sh", "-c", _NETWORK])
+        if done.returncode:
+            raise LabError(f"the pair's network: {done.stderr.decode(errors='replace').strip()}")
+        kernel_for(NIC)
+        self._directory = lab.directory / "run"
+        self._directory.mkdir(mode=0o700)
+        self._env = {**os.environ, "XDG_RUNTIME_DIR": str(self._directory)}
+        repaired = {**self._env, "LD_PRELOAD": str(preload.library())}
+        words = ["launch", "--tap", "colo0", "--nic", NIC, "--mac", MAC, "--accel", "tcg", "--engine", engine]
+        self.log = lab.directory / "launch.log"
+        with self.log.open("wb") as log:
+            self.process = lab.popen(
+                [sys.executable, "-m", "colo", *words], env=repaired, stdout=log.fileno(), stderr=log.fileno()
+            )
+        wait_for(self._protected, f"{engine}: a protected pair", _PROTECTED_SECONDS)
+        self.primary, self.secondary = self.pid("primary"), self.pid("secondary")
+
+    def _protected(self) -> bool:
+        if self.process.poll() is not None:
+            raise LabError(f"colo launch ended with status {self.process.returncode}: {self._said()}")
+        with contextlib.suppress(LabError):
+            return bool(self.status().get("state") == "protected")
+        return False
+
+    def _said(self) -> str:
+        return self.log.read_text(errors="replace").strip()[-500:]
+
+    def status(self) -> dict[str, Any]:
+        """What `colo ctl status` says."""
+        command = [sys.executable, "-m", "colo", "ctl", "--json", "status"]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            raise LabError(f"colo ctl status: {done.stderr.strip()}; colo launch said: {self._said()}")
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+    def pid(self, role: str) -> int:
+        """The process id of the ``primary`` or ``secondary``."""
+        name = self.status()[role]
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "cmdline").read_text(errors="replace").split("\0")
+                ours = any(str(self._directory) in word for word in words)
+                if ours and "-name" in words and words[words.index("-name") + 1] == name:
+                    return int(folder.name)
+        raise LabError(f"there is no process of the {role}, {name}")
+
+    def checkpoints(self) -> Counter[str]:
+        return Counter(self.status()["checkpoints_by_reason"])
+
+    def assert_sound(self) -> None:
+        self.assert_no_panic()
+        status = self.status()
+        if status["state"] != "protected" or status["mode"] != "compare":
+            raise LabError(f"the pair is {status['state']}, in mode {status['mode']}: {self._said()}")
+        if " is gone" in self._said():
+            raise LabError(f"a machine was lost: {self._said()}")
+
+    def assert_no_panic(self) -> None:
+        """LabError if a kernel has panicked, or has booted a second time."""
+        for path in self._directory.rglob("*.console"):
+            text = path.read_text(errors="replace")
+            if "Kernel panic" in text or text.count(READY) > 1:
+                raise LabError(f"{path.stem} has panicked or was reset: {text[-300:]}")
+
+    def notes(self) -> dict[str, Any]:
+        return {"status": self.status()}
+
+    def close(self) -> None:
+        """End it, and see that it ends as it should."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        self.lab.end(self.process)
+
+
+@contextmanager
+def launched(engine: str) -> Iterator[Launched]:
+    """A pair of ours in a fresh lab."""
+    with Lab() as lab, contextlib.closing(Launched(lab, engine)) as pair:
+        yield pair
+
+
+@contextmanager
+def _qemu_side() -> Iterator[Side]:
+    with Lab() as lab, QemuColo(lab, nic=NIC) as pair:
+        yield QemuSide(pair)
+
+
+def side(name: str) -> AbstractContextManager[Side]:
+    """The pair called ``name``, one of `SIDES`, in a fresh lab."""
+    return _qemu_side() if name == QEMU else launched(name)
+
+
+def missing() -> list[str]:
+    """What must be installed first."""
+    import shutil
+
+    lacking = [preload.missing()]
+    for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")):
+        lacking += [] if shutil.which(tool) else [f"{tool}: apt install {package}"]
+    return [word for word in lacking if word]
+
+
+Say = Callable[[str], None]
