@@ -226,9 +226,10 @@ class Pair:
         self.failover_at = time.monotonic()
         await self.engine.fail_over()
         self.driver.lose_primary()
-        self._tell(f"{self.primary.name} is gone: {survivor.name} carries its connections on")
-        self.primary = survivor
+        gone, self.primary = self.primary, survivor
+        self._tell(f"{gone.name} is gone: {survivor.name} carries its connections on")
         self._settled.set()
+        await gone.kill()  # its monitor and its link
 
     async def _lose_secondary(self) -> None:
         name = self.engine_secondary

@@ -1,0 +1,161 @@
+"""Pairs of real machines under both engines: a thousand checkpoints, and the death of either under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from colo.launch.engines import STOP_COPY, X_COLO
+from colo.qemu.image import CARDS, Kernel, fetch_kernel
+from pystack import UsageError
+from tests.interop.live_pair import PATIENCE, RANDOM, Echo, Live, download, live, lose
+
+pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
+
+CHECKPOINTS = 1000
+GROWTH = 24 << 20
+"""Bytes that this process may be larger after a thousand checkpoints than after a hundred."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel() -> None:
+    for needs in CARDS.values():
+        try:
+            Kernel.find(needs=needs)
+        except UsageError:
+            fetch_kernel(needs=needs)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A short path: a UNIX socket's has 108 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="colo-") as path:
+        yield Path(path)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("nic", ["virtio-net-pci", "rtl8139"])
+def test_a_thousand_checkpoints_under_traffic_lose_nothing(directory: Path, nic: str) -> None:
+    async def scene() -> None:
+        async with live(directory, nic=nic) as pair:
+            stop = asyncio.Event()
+            echoes = [Echo(pair, f"echo {number}") for number in range(5)]
+            for echo in echoes:
+                await echo.open()
+            clients = [asyncio.create_task(echo.talk(stop)) for echo in echoes]
+            clients.append(asyncio.create_task(_downloads(pair, stop)))
+            before = 0
+            for number in range(CHECKPOINTS):
+                await pair.pair.checkpoint(f"forced {number % 3}")
+                for client in clients:
+                    if client.done():
+                        client.result()
+                if number == CHECKPOINTS // 10:
+                    before = resident()
+            assert resident() - before < GROWTH
+            pair.assert_sound()
+            await pair.kill(pair.pair.primary)
+            await asyncio.sleep(1)
+            stop.set()
+            await asyncio.wait_for(asyncio.gather(*clients), PATIENCE)
+            for echo in echoes:
+                await echo.turn()
+                echo.close()
+            by_reason = pair.pair.status()["checkpoints_by_reason"]
+            assert sum(by_reason[f"forced {number}"] for number in range(3)) >= CHECKPOINTS * 0.9  # some serve two
+            pair.assert_sound()
+
+    asyncio.run(scene())
+
+
+async def _downloads(pair: Live, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await download(pair, "1m")
+
+
+@pytest.mark.parametrize("nic", ["virtio-net-pci", "e1000", "rtl8139"])
+def test_sixty_connections_and_a_download_survive_the_primary(directory: Path, nic: str) -> None:
+    async def scene() -> None:
+        async with live(directory, nic=nic) as pair:
+            loss = await lose(pair, "primary")
+            seen = f"next byte after {loss.next_byte * 1e3:.0f} ms, longest silence {loss.longest_silence:.2f} s"
+            print(f"\n  {nic}: {seen}")
+            assert pair.pair.status()["state"] == "secondary alone"
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("engine", [X_COLO, STOP_COPY])
+def test_sixty_connections_and_a_download_survive_the_secondary_and_another_one_joins(
+    directory: Path, engine: str
+) -> None:
+    async def scene() -> None:
+        async with live(directory, engine=engine) as pair:
+            first = pair.pair.engine_secondary
+            loss = await lose(pair, "secondary", idle=10)
+            print(f"\n  {engine}: longest silence {loss.longest_silence:.2f} s")
+            for _ in range(round(PATIENCE / 0.1)):
+                if pair.pair.proxy.protected and pair.pair.engine_secondary != first:
+                    break
+                await asyncio.sleep(0.1)
+            assert pair.pair.status()["state"] == "protected"
+            loss = await lose(pair, "primary", idle=10)  # and what has joined is worth as much as the first one
+
+    asyncio.run(scene())
+
+
+def test_answers_that_never_agree_are_right_all_the_same(directory: Path) -> None:
+    """A service of random bytes: each answer costs a checkpoint or waits for a periodic one, and none is torn."""
+
+    async def scene() -> None:
+        async with live(directory) as pair:
+            seen = set()
+            for _ in range(100):
+                reader, writer = await pair.connect(RANDOM)
+                answer = await asyncio.wait_for(reader.read(), PATIENCE)
+                writer.close()
+                assert len(bytes.fromhex(answer.decode().strip())) == 16
+                seen.add(answer)
+            assert len(seen) == 100
+            assert pair.pair.status()["checkpoints"] > 1
+            pair.assert_sound()
+
+    asyncio.run(scene())
+
+
+def test_a_secondary_that_refuses_its_copy_is_replaced(directory: Path) -> None:
+    """QEMU says nothing when it cannot load a copy; here it is stopped in the middle of one."""
+
+    async def scene() -> None:
+        async with live(directory) as pair:
+            echo = Echo(pair, "echo")
+            await echo.open()
+            secondary = pair.pair.engine.secondary
+            assert secondary is not None and secondary.process is not None
+            os.kill(
+                secondary.process.pid, signal.SIGSTOP
+            )  # SIGSTOP: it will say neither that it has loaded nor that it cannot
+            pair.pair.proxy.checkpoints.request("test", 0)
+            pair.pair.driver.wake()
+            await echo.turn()
+            for _ in range(round(PATIENCE / 0.1)):
+                if pair.pair.proxy.protected and pair.pair.engine_secondary != secondary.name:
+                    break
+                await asyncio.sleep(0.1)
+            assert pair.pair.status()["state"] == "protected"
+            await echo.turn()
+            echo.close()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(secondary.process.pid, signal.SIGKILL)
+
+    asyncio.run(scene())
