@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import select
 from collections.abc import Callable
-from typing import Final, final
+from typing import Final, Protocol, final, runtime_checkable
 
 from colo.proxy import Proxy, Role
-from pystack import Link, LinkClosed, Micros, QemuLink, TxFrame
+from pystack import Link, LinkClosed, Micros, TxFrame
 from pystack.drivers.aio import monotonic
 
 _BATCH: Final = 64
@@ -20,11 +20,22 @@ _NOT_AT_ALL: Final = -1
 _TIMER_GRAIN: Final[Micros] = 500
 
 
+@runtime_checkable
+class _Marked(Protocol):
+    """A link that knows what it holds: see `pystack.QemuLink`."""
+
+    def mark(self) -> None:
+        """Draw a line behind what has arrived."""
+
+    def recv_to_mark(self, *, drop_cut: bool) -> list[bytes]:
+        """What is before the line."""
+
+
 @final
 class _Port:
     """One link: what could not be sent yet, and how it is watched."""
 
-    __slots__ = ("fd", "feed", "link", "lost", "take", "unsent", "watched")
+    __slots__ = ("fd", "feed", "link", "lost", "more", "take", "unsent", "watched")
 
     def __init__(
         self,
@@ -40,6 +51,7 @@ class _Port:
         self.unsent: list[TxFrame] = []
         self.fd = -1 if link is None else link.fileno()
         self.watched = _NOT_AT_ALL
+        self.more = False  # the last batch was a full one: the descriptor need not tell of the rest
 
 
 @final
@@ -71,6 +83,7 @@ class ProxyDriver:
         self._ended: asyncio.Future[None] | None = None
         self._epoll: select.epoll | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: Micros = 0
 
     async def run(self) -> None:
         """Drive until cancelled, until the client's link ends, or until something fails.
@@ -86,7 +99,7 @@ class ProxyDriver:
             for port in self._ports:
                 self._watch(port)
             loop.add_reader(self._epoll.fileno(), self._turn)
-            self._turn()
+            self._look_at_all()
             await self._ended
         finally:
             loop.remove_reader(self._epoll.fileno())
@@ -100,7 +113,7 @@ class ProxyDriver:
         if self.proxy.role is Role.PAIR:
             self._drop(self._primary)
             self._primary.lost(monotonic())
-            self._turn()
+            self._look_at_all()
 
     def lose_secondary(self) -> None:
         """The secondary is gone: let the primary carry on."""
@@ -121,14 +134,14 @@ class ProxyDriver:
     def wake(self) -> None:
         """Have a turn: something has happened beside the links."""
         if self._epoll is not None and not self._epoll.closed:
-            self._turn()
+            self._look_at_all()
 
     def _lose(self, port: _Port) -> None:
         if port.link is None:
             return
         self._drop(port)
         port.lost(monotonic())
-        self._turn()
+        self._look_at_all()
 
     def _drop(self, port: _Port) -> None:
         if self._epoll is not None and port.watched != _NOT_AT_ALL:
@@ -142,26 +155,37 @@ class ProxyDriver:
             self._ended.set_result(None)
 
     def _turn(self) -> None:
+        """Links have something, or room."""
+        self._guarded(self._ready())
+
+    def _look_at_all(self) -> None:
+        """It is time for something, or something has happened elsewhere: the links' descriptors need not tell."""
+        self._guarded(list(self._ports))
+
+    def _guarded(self, ready: list[_Port]) -> None:
         try:
             for _ in range(_ROUNDS):
                 now = monotonic()
-                if not self._receive(now):
-                    break
+                for port in ready:
+                    self._receive_from(port, now)
                 self._finish(now)
-            self._finish(monotonic())
+                ready = self._ready()
+                if not ready:
+                    break
+            self._arm(monotonic())
         except Exception as error:  # noqa: BLE001 - asyncio would only log it
             if self._ended is not None and not self._ended.done():
                 self._ended.set_exception(error)
 
-    def _receive(self, now: Micros) -> bool:
-        """Feed a batch of each link; whether there was anything."""
-        moved = False
-        for port in self._ports:
-            moved |= self._receive_from(port, now)
-        return moved
+    def _ready(self) -> list[_Port]:
+        """Whose link has something to read: one system call for all, which is what most turns end with."""
+        assert self._epoll is not None
+        readable = {fd for fd, events in self._epoll.poll(0) if events & ~select.EPOLLOUT}
+        return [port for port in self._ports if port.more or port.fd in readable]
 
     def _receive_from(self, port: _Port, now: Micros) -> bool:
         link = port.link
+        port.more = False
         if link is None or (self._frozen and port is not self._client):
             return False
         try:
@@ -176,6 +200,7 @@ class ProxyDriver:
         feed = port.feed
         for frame in frames:
             feed(frame, now)
+        port.more = len(frames) == _BATCH
         if port is not self._client:
             self.heard += len(frames)
         return bool(frames)
@@ -184,16 +209,18 @@ class ProxyDriver:
         """Both machines stand still: leave what they have sent where it is, and remember how much that is."""
         self._frozen = True
         for port in (self._primary, self._secondary):
-            if isinstance(port.link, QemuLink):
-                port.link.mark()
+            link: object = port.link
+            if isinstance(link, _Marked):
+                link.mark()
             self._watch(port)
 
     def _drain_to_mark(self, now: Micros) -> None:
         """Feed what they had sent by then. What is cut by the line is the next epoch's, where it is the primary's."""
         self._frozen = False
         for port in (self._primary, self._secondary):
-            if isinstance(port.link, QemuLink):
-                for frame in port.link.recv_to_mark(drop_cut=port is self._secondary):
+            link: object = port.link
+            if isinstance(link, _Marked):
+                for frame in link.recv_to_mark(drop_cut=port is self._secondary):
                     port.feed(frame, now)
             self._watch(port)
 
@@ -228,7 +255,6 @@ class ProxyDriver:
                 except LinkClosed:
                     port.unsent.clear()  # receiving meets the end
             self._watch(port)
-        self._arm(now)
 
     def _watch(self, port: _Port) -> None:
         if port.link is None or self._epoll is None:
@@ -249,11 +275,19 @@ class ProxyDriver:
         instants = [self.proxy.next_timeout()]
         instants += [port.link.next_timeout() for port in self._ports if port.link is not None]
         at = min((instant for instant in instants if instant is not None), default=None)
+        if at is None:
+            return
+        at = max(at, now + _TIMER_GRAIN)
         if self._timer is not None:
+            if self._timer_at <= at:
+                return  # a turn in vain costs less than moving the timer each time
             self._timer.cancel()
-            self._timer = None
-        if at is not None:
-            self._timer = self._loop.call_at(max(at, now + _TIMER_GRAIN) / 1e6, self._turn)
+        self._timer_at = at
+        self._timer = self._loop.call_at(at / 1e6, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._look_at_all()
 
     @property
     def alone(self) -> bool:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, final
+from typing import Final, Protocol, final
 
 from colo.checkpoint import CheckpointClient, CheckpointConfig, Checkpoints, Step
 from colo.compare import Comparator, CompareConfig, Difference, Mode
@@ -44,6 +44,20 @@ class Role(Enum):
     PAIR = "pair"
     PRIMARY_ALONE = "primary alone"
     SECONDARY_ALONE = "secondary alone"
+
+
+class Translator(Protocol):
+    """What a proxy needs of a `pystack.flow.rewriter.Rewriter`, where it says what each does."""
+
+    def observe_primary(self, packet: Packet, now: Micros) -> None: ...
+    def from_secondary(self, packet: Packet, now: Micros) -> bytes: ...
+    def to_secondary(self, packet: Packet, now: Micros) -> bytes | None: ...
+    def take_waiting(self) -> list[bytes]: ...
+    def checkpoint(self) -> None: ...
+    def failover(self, now: Micros) -> None: ...
+    def forget(self, key: bytes) -> None: ...
+    def tick(self, now: Micros) -> None: ...
+    def next_timeout(self) -> Micros | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +97,7 @@ class Proxy:
         counters: Counters | None = None,
         *,
         comparator: Comparator | None = None,
+        rewriter: Translator | None = None,
         alone: bool = False,
     ) -> None:
         counters = Counters() if counters is None else counters
@@ -97,7 +112,8 @@ class Proxy:
         self.checkpoints = Checkpoints(client, config.checkpoint, counters)
         self.policy = Policy(config.policy, counters)
         self.tracker = Tracker(timeouts=_TIMEOUTS, counters=counters)
-        self.rewriter = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
+        own = Rewriter(RewriterConfig(vnet_hdr_len=config.vnet_hdr_len), counters)
+        self.rewriter: Translator = own if rewriter is None else rewriter
         self.mirror = Mirror(counters, config.max_waiting, config.vnet_hdr_len)
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
         self.drain: Callable[[Micros], None] | None = None

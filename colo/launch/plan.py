@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,9 @@ ENGINES: Final = ("auto", "x-colo", "stop-copy")
 """How checkpoints are taken; see `colo.launch.engines`."""
 
 GUEST_ADDRESS: Final = IPv4Interface("10.0.2.15/24")
+GUEST_ADDRESS6: Final = IPv6Interface("fd00:c010::15/64")
+"""Of the default guest behind a TAP device, too. Of nobody's network (RFC 4193); the gateway of our own has no IPv6."""
+
 GATEWAY: Final = IPv4Address("10.0.2.2")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from colo.launch import control, janitor, manager
 from colo.launch.checks import check_kernel, check_mac, check_program, check_readable, check_version
 from colo.launch.pair import Pair
-from colo.launch.plan import GATEWAY, GUEST_ADDRESS, Plan, control_path, run_directory
+from colo.launch.plan import GATEWAY, GUEST_ADDRESS, GUEST_ADDRESS6, Plan, control_path, run_directory
 from colo.launch.view import View
 from colo.qemu.image import CARDS, READY, Kernel, default_guest
 from colo.qemu.machine import Guest, find_qemu, qemu_version
@@ -189,6 +189,7 @@ def with_default_guest(plan: Plan, directory: Path) -> Plan:
     if plan.guest.kernel is not None or plan.guest.disk is not None:
         return plan
     kernel = Kernel.find(needs=CARDS[plan.guest.nic])
-    files = default_guest(directory, address=GUEST_ADDRESS, gateway=GATEWAY, kernel=kernel)
+    address6 = GUEST_ADDRESS6 if plan.tap else None
+    files = default_guest(directory, address=GUEST_ADDRESS, gateway=GATEWAY, address6=address6, kernel=kernel)
     guest = replace(plan.guest, kernel=files.kernel, initrd=files.initrd, append=files.append)
     return replace(plan, guest=guest, ready=READY)

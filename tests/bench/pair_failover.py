@@ -22,12 +22,12 @@ _REJOIN_SECONDS = 60.0
 
 @dataclass
 class Outages:
-    """Of every repetition: seconds without a byte for anybody, and seconds from the kill until that was over."""
+    """Of every repetition: seconds without a byte for anybody, and seconds from the kill to a byte."""
 
     engine: str
     victim: str
     silence: list[float] = field(default_factory=list)
-    until: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -41,9 +41,9 @@ def measure(engine: str, victim: str, times: int, say: Say) -> Outages:
             outages.failures.append(f"{number}: {error}")
             continue
         outages.silence.append(told["silence"])
-        outages.until.append(told["until"])
+        outages.first.append(told["first"])
         outages.failures += [f"{number}: {why}" for why in told["broken"]]
-        say(f"{number}: {told['until'] * 1e3:.0f} ms, {len(told['broken'])} failures")
+        say(f"{number}: {told['silence'] * 1e3:.0f} ms of silence, {len(told['broken'])} failures")
     return outages
 
 
@@ -71,7 +71,7 @@ def print_all(outages: Outages, console: Console) -> None:
     console.print(
         f"{outages.engine}, death of the {outages.victim}: {IDLE} idle and {BUSY} busy connections, a download"
     )
-    for name, seconds in (("from the kill to the next byte", outages.until), ("longest silence", outages.silence)):
+    for name, seconds in (("from the kill to the next byte", outages.first), ("longest silence", outages.silence)):
         if seconds:
             text = f"{name}: median {median(seconds) * 1e3:.0f} ms, worst {max(seconds) * 1e3:.0f} ms of {len(seconds)}"
             console.print(text, highlight=False)

@@ -38,7 +38,7 @@ class Outage:
         self._over = asyncio.Event()
 
     async def run(self) -> dict[str, object]:
-        """Returns the longest time that nobody heard anything, when it was over after the kill, and what broke."""
+        """Returns the longest time that nobody heard anything, the time from the kill to a byte, and what broke."""
         idle = [await self._connected(f"idle {number}") for number in range(IDLE)]
         busy = [await self._connected(f"busy {number}") for number in range(BUSY)]
         echoing = [asyncio.create_task(self._keep_busy(number, *ends)) for number, ends in enumerate(busy)]
@@ -50,8 +50,8 @@ class Outage:
             await self._whole(self._asked(reader, writer, b"still there %d\n" % number), f"idle {number}")
         if not self.killed_at:
             self.broken.append("the download ended before the machine was killed")
-        silence, until = silence_after(self.killed_at, self.heard)
-        return {"silence": silence, "until": until, "broken": self.broken}
+        silence, first = silence_after(self.killed_at, self.heard)
+        return {"silence": silence, "first": first, "broken": self.broken}
 
     async def _connected(self, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(self._address, 7)
@@ -98,13 +98,14 @@ class Outage:
 
 
 def silence_after(killed_at: float, heard: list[float]) -> tuple[float, float]:
-    """The longest time after ``killed_at`` in which nobody heard anything, and how long after it that was over.
+    """The longest time after ``killed_at`` in which nobody heard anything, and the time until the first byte.
 
-    Not the first byte after the kill: that had left the pair before, and was on its way.
+    The first bytes may have left the pair before the kill; the silence may be another one than the failover's. The wait
+    for the survivor lies between the two.
     """
     times = [killed_at, *(moment for moment in sorted(heard) if moment > killed_at)]
-    gaps = [(after - before, after - killed_at) for before, after in itertools.pairwise(times)]
-    return max(gaps, default=(0.0, 0.0))
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    return (max(gaps), gaps[0]) if gaps else (0.0, 0.0)
 
 
 if __name__ == "__main__":

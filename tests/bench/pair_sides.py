@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -70,17 +71,17 @@ class QemuSide:
 class Launched:
     """`colo launch --tap` under way. Attributes: process, log: of the command."""
 
-    def __init__(self, lab: Lab, engine: str) -> None:
+    def __init__(self, lab: Lab, engine: str, nic: str = NIC) -> None:
         self.lab = lab
         done = lab.run(["sh", "-c", _NETWORK])
         if done.returncode:
             raise LabError(f"the pair's network: {done.stderr.decode(errors='replace').strip()}")
-        kernel_for(NIC)
+        kernel_for(nic)
         self._directory = lab.directory / "run"
         self._directory.mkdir(mode=0o700)
         self._env = {**os.environ, "XDG_RUNTIME_DIR": str(self._directory)}
         repaired = {**self._env, "LD_PRELOAD": str(preload.library())}
-        words = ["launch", "--tap", "colo0", "--nic", NIC, "--mac", MAC, "--accel", "tcg", "--engine", engine]
+        words = ["launch", "--tap", "colo0", "--nic", nic, "--mac", MAC, "--accel", "tcg", "--engine", engine]
         self.log = lab.directory / "launch.log"
         with self.log.open("wb") as log:
             self.process = lab.popen(
@@ -101,12 +102,16 @@ class Launched:
 
     def status(self) -> dict[str, Any]:
         """What `colo ctl status` says."""
-        command = [sys.executable, "-m", "colo", "ctl", "--json", "status"]
+        status: dict[str, Any] = json.loads(self.ask("status"))
+        return status
+
+    def ask(self, what: str) -> str:
+        """What `colo ctl` answers."""
+        command = [sys.executable, "-m", "colo", "ctl", "--json", what]
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=30, check=False)
         if done.returncode:
-            raise LabError(f"colo ctl status: {done.stderr.strip()}; colo launch said: {self._said()}")
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
+            raise LabError(f"colo ctl {what}: {done.stderr.strip()}; colo launch said: {self._said()}")
+        return done.stdout
 
     def pid(self, role: str) -> int:
         """The process id of the ``primary`` or ``secondary``."""
@@ -168,8 +173,6 @@ def side(name: str) -> AbstractContextManager[Side]:
 
 def missing() -> list[str]:
     """What must be installed first."""
-    import shutil
-
     lacking = [preload.missing()]
     for tool, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")):
         lacking += [] if shutil.which(tool) else [f"{tool}: apt install {package}"]

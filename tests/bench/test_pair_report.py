@@ -72,7 +72,7 @@ def test_table_and_json() -> None:
 
 
 def test_an_outage_is_the_longest_silence_after_the_kill() -> None:
-    silence, until = silence_after(10.0, [1.0, 9.9, 10.001, 10.002, 10.102, 10.103])
+    silence, first = silence_after(10.0, [1.0, 9.9, 10.001, 10.002, 10.102, 10.103])
     assert silence == pytest.approx(0.1)
-    assert until == pytest.approx(0.102)
+    assert first == pytest.approx(0.001)
     assert silence_after(10.0, [9.0]) == (0.0, 0.0)

@@ -17,7 +17,7 @@ from colo.qemu.image import CARDS, Kernel, fetch_kernel
 from pystack import UsageError
 from tests.interop.live_pair import PATIENCE, RANDOM, Echo, Live, download, live, lose
 
-pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("qemu", "busybox", "cc"), pytest.mark.timeout(240)]
 
 CHECKPOINTS = 1000
 GROWTH = 24 << 20
