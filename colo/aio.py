@@ -11,8 +11,9 @@ from colo.address import Address
 from colo.channel import Channel, Hub
 from colo.checkpoint import CheckpointConfig, Checkpoints, Step
 from colo.clients import CommandClient
-from colo.compare import Comparator, CompareConfig, Difference
+from colo.compare import Comparator, CompareConfig, Difference, Mode
 from colo.policy import PERIODIC, Policy, PolicyConfig
+from colo.qemu.attach import AttachConfig, Attached
 from colo.qemu.notify import NotifyClient
 from colo.runner import CommandRunner
 from pystack import Counters, Micros
@@ -43,6 +44,8 @@ class CompareServer:
         tell: called with every difference when nobody is notified.
         policy: when to do without comparing and take periodic checkpoints instead, for which there must be somebody who
             takes them; None for never.
+        attach: the machines, when QEMU's own COLO makes the checkpoints. Until they are under COLO all frames pass.
+        say: tells a person what became of them.
 
     Attributes:
         channels: by the names of ``addresses``. policy: what came of ``policy``; None also once a machine is lost.
@@ -59,12 +62,14 @@ class CompareServer:
         counters: Counters,
         tell: Callable[[Difference], None],
         policy: PolicyConfig | None = None,
+        attach: AttachConfig | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.counters = counters
         self.comparator = Comparator(config, counters)
         self.policy = None if policy is None else Policy(policy, counters)
         self._tell = None if "notify" in addresses else tell
-        self._checkpoints_can_be = "notify" in addresses or command is not None
+        self._checkpoints_can_be = "notify" in addresses or command is not None or attach is not None
         self._notify_client = NotifyClient(vnet=config.vnet_framing, counters=counters)
         self._told = False  # the client has been told something that it may answer by a step
         self._look_at: Micros = 0  # when to look after the checkpoints
@@ -73,9 +78,16 @@ class CompareServer:
         self.hub = Hub(self._after)
         client = None if command is None else CommandClient(("/bin/sh", "-c", command), counters=counters)
         self._runner = None if client is None else CommandRunner(self.hub, client)
-        self.checkpoints = Checkpoints(client or self._notify_client, CheckpointConfig(), counters)
         self.channels: dict[str, Channel] = {}
+        self._attached: Attached | None = None
+        self._muted = False  # the primary is lost: whatever comes of it yet is nobody's
         try:
+            if attach is not None:
+                self._attached = Attached(attach, self._wake, say, self.hub.fail, counters)
+                self.comparator.pass_through(monotonic())
+            self.checkpoints = Checkpoints(
+                client or self._attached or self._notify_client, CheckpointConfig(), counters
+            )
             self._open(addresses, prefix=8 if config.vnet_framing else 4)
         except BaseException:
             self.close()
@@ -83,7 +95,7 @@ class CompareServer:
         self._primary, self._secondary = self.channels["primary_in"], self.channels["secondary_in"]
         self._out = self.channels["out"]
         self._notify = self.channels.get("notify")
-        if self.policy is not None:
+        if self.policy is not None and self._attached is None:
             now = monotonic()
             self.comparator.set_mode(self.policy.choose(now))  # before the first frame
             self._arm(now, now)
@@ -137,6 +149,11 @@ class CompareServer:
 
     # ------------------------------------------------------------------------------------------------------- turns
 
+    def _wake(self) -> None:
+        """The machines under COLO have something to tell, and may wait until it is seen to."""
+        self._told = True
+        self.hub.guarded(lambda: self._after(monotonic()))
+
     def _after(self, now: Micros) -> None:
         """After everything that was there was read: see to the checkpoints, and send what may leave with one call."""
         comparator = self.comparator
@@ -144,7 +161,7 @@ class CompareServer:
         if differences or self._told or self._runner is not None or now >= self._look_at:
             self._see_to_checkpoints(differences, now)
         released = comparator.take_released()
-        if released:
+        if released and not self._muted:
             self._out.send(released)
         at = comparator.next_timeout()
         if at is not None and at < self._timer_at:
@@ -161,7 +178,7 @@ class CompareServer:
         self._told = False
         for step in self.checkpoints.advance(now):
             self._step(step, now)
-        due = NEVER if self.policy is None else self._follow(self.policy, now)
+        due = NEVER if self.policy is None or self._alone else self._follow(self.policy, now)
         if self._runner is not None:
             self._runner.serve()
         if self._notify is not None:
@@ -173,11 +190,16 @@ class CompareServer:
         if self._look_at < self._timer_at:
             self._arm(self._look_at, now)
 
+    @property
+    def _alone(self) -> bool:
+        """Whether there is no secondary to compare with yet."""
+        return self._attached is not None and not self._attached.joined
+
     def _follow(self, policy: Policy, now: Micros) -> Micros:
         """Compare or not, and ask for the periodic checkpoint that is due; returns when the next one is."""
         self.comparator.set_mode(policy.choose(now))
         due = policy.next_checkpoint(now)
-        if due is None or (self._runner is None and not self._notify_client.connected):
+        if due is None or (self._runner is None and self._attached is None and not self._notify_client.connected):
             return NEVER  # whoever connects has a turn at once
         if due > now:
             return due
@@ -188,6 +210,8 @@ class CompareServer:
     def _step(self, step: Step, now: Micros) -> None:
         comparator = self.comparator
         if step is Step.PAUSED:
+            if self._attached is not None and comparator.mode is Mode.PASS:
+                comparator.set_mode(Mode.COMPARE)  # from this checkpoint on, by which the secondary joins
             # Both stand still: what they sent before is in the sockets, all of it.
             self._primary.drain()
             self._secondary.drain()
@@ -209,6 +233,7 @@ class CompareServer:
         elif step is Step.LOST_PRIMARY:
             self.policy = None
             comparator.drop_held()
+            self._muted = self._attached is not None
 
     def _arm(self, at: Micros, now: Micros) -> None:
         """Have a turn at ``at``. A timer that is too early stays: moving one costs more than a vain turn."""
@@ -225,12 +250,19 @@ class CompareServer:
         if self._look_at < self._timer_at:
             self._arm(self._look_at, now)
 
+    async def closed(self) -> None:
+        """Wait until the machines' monitors are free again, after `close`."""
+        if self._attached is not None:
+            await self._attached.closed()
+
     def close(self) -> None:
         """Release every socket, and end a command that runs."""
         if self._timer is not None:
             self._timer.cancel()
         if self._runner is not None:
             self._runner.close()
+        if self._attached is not None:
+            self._attached.close()
         for channel in self.channels.values():
             channel.close()
         self.hub.close()
@@ -255,3 +287,5 @@ async def serve(server: Server, stopped: Callable[[], Coroutine[Any, Any, int]])
             with contextlib.suppress(asyncio.CancelledError):
                 await end
         server.close()
+        if isinstance(server, CompareServer):
+            await server.closed()

@@ -48,6 +48,8 @@ class Event(Enum):
     """The first copy was made: the secondary runs, the primary stands still until it hears of it."""
     REQUESTED = "requested"
     """A checkpoint begins. Both run."""
+    SECONDARY_STOPPED = "secondary stopped"
+    """What it has sent up to here belongs before this checkpoint. Told only where it is asked for."""
     BOTH_STOPPED = "both stopped"
     """Nothing that either machine has sent up to here belongs behind this checkpoint, and nothing later before it."""
     LOADED = "loaded"
@@ -72,14 +74,18 @@ _FROM_SECONDARY: Final = {
 class ColoStream:
     """Both directions of one migration.
 
+    Args:
+        stops: whether to tell of `Event.SECONDARY_STOPPED`, for whoever stands beside the secondary.
+
     Attributes:
         undecided: both stand still for a checkpoint of which nobody knows yet whether the secondary will be a copy.
         entered: the first copy was made. broken: see `Event.BROKEN`.
         counters: ``engine.bad_message``.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, *, stops: bool = False) -> None:
         self.counters = counters
+        self._stops = stops
         self.undecided = False
         self.entered = False
         self.broken = False
@@ -140,6 +146,8 @@ class ColoStream:
             self.entered = True
             pieces.append(Event.ENTERED)
             self._expected = Message.CHECKPOINT_REQUEST
+        elif self._last is Message.CHECKPOINT_REPLY and self._stops:
+            pieces.append(Event.SECONDARY_STOPPED)
         elif self._last is Message.VMSTATE_LOADED:
             self.undecided = False
             pieces.append(Event.LOADED)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
-from pystack import LinkError
+from pystack import LinkError, UsageError
+from pystack.link import sockets
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -23,6 +24,7 @@ EventHandler: TypeAlias = Callable[[str, dict[str, Any]], None]
 _CONNECT_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.01
 _COMMAND_SECONDS: Final = 10.0
+_GREETING_SECONDS: Final = 3.0
 
 
 class MonitorError(LinkError):
@@ -68,6 +70,41 @@ class Monitor:
                 await asyncio.sleep(_RETRY_SECONDS)
         self._client = client
         self._listening = asyncio.create_task(self._listen(client))
+
+    async def reach(self, address: sockets.Address) -> None:
+        """Reach the monitor that somebody else's machine has at ``address`` now.
+
+        Raises:
+            UsageError: nobody is there, or it is no monitor, or one that is busy with another client.
+        """
+        from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - as above
+
+        logging.getLogger(QMPClient.__module__.rpartition(".")[0]).setLevel(logging.CRITICAL)
+        where = sockets.text(address)
+        client = QMPClient(self.name)
+        try:
+            target = address if isinstance(address, tuple) else str(address)
+            await asyncio.wait_for(client.connect(target), _GREETING_SECONDS)
+        except TimeoutError:
+            raise UsageError(
+                f"{self.name}: {where} does not greet as QMP does; give the machine a -qmp of its own for this, since"
+                " each serves one client."
+            ) from None
+        except ConnectError as error:
+            if isinstance(error.exc, OSError):
+                why = (error.exc.strerror or str(error.exc)).lower()
+                raise UsageError(f"{self.name}: there is no QMP at {where} ({why}); is that machine running?") from None
+            raise UsageError(f"{self.name}: what answers at {where} is no QMP: name a -qmp socket of QEMU.") from None
+        self._client = client
+        self._listening = asyncio.create_task(self._listen(client))
+
+    async def gone(self) -> None:
+        """Return when the connection has ended, whoever ended it."""
+        from qemu.qmp import Runstate  # noqa: PLC0415 - as above
+
+        client = self._client
+        while client is not None and client.runstate is Runstate.RUNNING:
+            await client.runstate_changed()
 
     async def _listen(self, client: QMPClient) -> None:
         async for event in client.events:

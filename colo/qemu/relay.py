@@ -7,11 +7,12 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Final, final
 
 from colo.qemu.colo_stream import ColoStream, Event, Piece
-from pystack import Counters, LinkError
+from pystack import Counters, LinkError, UsageError
+from pystack.link import sockets
 
 _READ: Final = 1 << 20
 _MAX_UNSENT: Final = 1 << 20
@@ -23,55 +24,75 @@ class Relay:
     """Between the primary, which connects to ``path``, and the secondary, which listens at ``target``.
 
     Args:
-        happened: called with every event before anything behind it is handed on: neither machine goes on meanwhile.
-        ended: called once, when either end has closed the stream.
+        path: or the socket of a primary that has connected. target: or what reaches the secondary, in a thread.
+        happened: called with every event before anything behind it is handed on: neither machine goes on meanwhile. If
+            it returns True, that is not before `release`.
+        ended: called once, when both ends have closed the stream, or the secondary's has.
+        closed: called once, as soon as either end has.
 
     Attributes:
-        stream: what is known of both. passed: bytes handed on so far.
+        stream: what is known of both. passed: bytes handed on so far. why_not: why the secondary was not reached.
 
     Raises:
-        LinkError: the system refused.
+        LinkError: ``path`` cannot be had.
     """
 
     def __init__(
         self,
-        path: Path,
-        target: Path,
-        happened: Callable[[Event], None],
+        path: sockets.Address | socket.socket,
+        target: sockets.Address | Callable[[], socket.socket],
+        happened: Callable[[Event], bool | None],
         ended: Callable[[], None],
         counters: Counters,
+        closed: Callable[[], None] = lambda: None,
+        *,
+        stream: ColoStream | None = None,
     ) -> None:
-        self.stream = ColoStream(counters)
+        self.stream = ColoStream(counters) if stream is None else stream
+        self.why_not = ""
         self._path = path
         self._target = target
         self._happened = happened
         self._on_end = ended
+        self._on_close = closed
         self._loop = asyncio.get_running_loop()
         self._ends: tuple[_End, _End] | None = None
         self._ended = False
         self.passed = 0
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._held: tuple[_End, _End, list[Piece]] | None = None  # from, to, and what is held back
+        self._listener: socket.socket | None = None
+        self._reaching: asyncio.Task[None] | None = None
+        if isinstance(path, socket.socket):
+            self._reaching = self._loop.create_task(self._reach(path))
+            return
         try:
-            self._listener.bind(str(path))
-            self._listener.listen(1)
-        except OSError as error:
-            self._listener.close()
-            raise LinkError(f"{path} cannot be had: {(error.strerror or str(error)).lower()}.") from None
+            self._listener = sockets.listen(path)
+        except UsageError as error:
+            raise LinkError(str(error)) from None
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
+        assert self._listener is not None
         try:
             primary, _ = self._listener.accept()
         except OSError:
             return
         self._stop_listening()
-        secondary = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._reaching = self._loop.create_task(self._reach(primary))
+
+    async def _reach(self, primary: socket.socket) -> None:
+        """Reach the secondary, which may be far away, while everything else goes on."""
         try:
-            secondary.connect(str(self._target))
-        except OSError:
+            target = self._target
+            secondary = await asyncio.to_thread(target if callable(target) else partial(sockets.connect, target))
+        except (UsageError, asyncio.CancelledError) as error:
+            primary.close()
+            self.why_not = str(error)
+            self._end()
+            return
+        if self._ended:
             primary.close()
             secondary.close()
-            self._end()
             return
         ends = self._ends = _End(primary, self._loop), _End(secondary, self._loop)
         for end, other, follow in (
@@ -79,22 +100,54 @@ class Relay:
             (ends[1], ends[0], self.stream.from_secondary),
         ):
             end.sock.setblocking(False)
+            if end.sock.family != socket.AF_UNIX:
+                end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             end.start(self._passing(follow, end, other), self._closed_by)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a primary has come."""
+        return self._reaching is not None
 
     def _passing(self, follow: Callable[[bytes], list[Piece]], one: _End, other: _End) -> Callable[[bytes], None]:
         def passes(data: bytes) -> None:
-            for piece in follow(data):
-                if isinstance(piece, Event):
-                    self._happened(piece)
-                else:
-                    self.passed += len(piece)
-                    other.send(piece, one)
+            pieces = follow(data)
+            if self._held is not None and self._held[0] is one:
+                self._held[2].extend(pieces)
+            else:
+                self._pass(pieces, one, other)
 
         return passes
+
+    def _pass(self, pieces: list[Piece], one: _End, other: _End) -> None:
+        for number, piece in enumerate(pieces, 1):
+            if not isinstance(piece, Event):
+                self.passed += len(piece)
+                other.send(piece, one)
+            elif self._happened(piece):
+                self._held = one, other, pieces[number:]
+                one.rest()
+                return
+
+    def release(self) -> None:
+        """Hand on what was held back since ``happened`` has returned True; nothing if nothing was."""
+        if self._held is not None and not self._ended:
+            (one, other, pieces), self._held = self._held, None
+            one.go_on()
+            self._pass(pieces, one, other)
+
+    def drop_primary(self) -> None:
+        """The primary is gone, though its end of the stream may not say so: let the secondary meet the end."""
+        if self._ends is not None and not self._ends[0].closed:
+            self._ends[0].close()
+            self._closed_by(self._ends[0])
 
     def _closed_by(self, end: _End) -> None:
         """One end has closed. The other one may have something to say yet, and closes when it has heard of it."""
         assert self._ends is not None
+        told, self._on_close = self._on_close, lambda: None
+        if not self._ended:
+            told()
         one, other = self._ends
         left = other if end is one else one
         if left.closed:
@@ -108,18 +161,24 @@ class Relay:
         if not self._ended:
             self._ended = True
             self.stream.undecided = False
+            told, self._on_close = self._on_close, lambda: None
+            told()
             self._on_end()
 
     def _stop_listening(self) -> None:
+        if self._listener is None or isinstance(self._path, socket.socket):
+            return
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
-        self._path.unlink(missing_ok=True)
+        sockets.remove(self._path)
 
     def close(self) -> None:
         """Part with both; nothing is told any more. May be repeated."""
         self._ended = True
         self._stop_listening()
+        if self._reaching is not None:
+            self._reaching.cancel()
         for end in self._ends or ():
             end.close()
 

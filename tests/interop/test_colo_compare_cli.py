@@ -427,7 +427,7 @@ def test_a_mode_that_needs_checkpoints_needs_somebody_who_makes_them(tmp_path: P
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"colo: --mode {mode} needs somebody who makes checkpoints: give --notify or --checkpoint-command.\n"
+        f"colo: --mode {mode} needs somebody who makes checkpoints: give --notify, --checkpoint-command or --qmp.\n"
     )
     assert list(tmp_path.iterdir()) == []
 
