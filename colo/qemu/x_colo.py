@@ -30,6 +30,7 @@ _ON_DEMAND: Final = (1 << 32) - 1  # milliseconds between two that nobody asks f
 _UNLIMITED: Final = 1 << 40  # bytes a second
 _DECIDED_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.002
+_STEP_SECONDS: Final = 0.25
 _SILENCE_SECONDS: Final = 3.0  # with nothing going by, of a secondary that is to load a copy
 _CAPABILITIES: Final = [{"capability": "x-colo", "state": True}]
 
@@ -58,6 +59,7 @@ class XColo:
         self._relay: Relay | None = None
         self._spare: asyncio.Task[Machine] | None = None
         self._work: set[asyncio.Task[None]] = set()
+        self._stops = 0  # how often both machines have stopped
         self._joins = False  # one is being let join
         self._attempts = 0  # to join, since the last one that did
         self._closed = False
@@ -143,7 +145,14 @@ class XColo:
 
     async def _ask(self) -> None:
         await self._owner.quiesce()
+        stops = self._stops
         await self.primary.monitor.execute("migrate-set-parameters", x_checkpoint_delay=_ON_DEMAND)
+        for _ in range(round(_SILENCE_SECONDS / _LOOK_SECONDS)):
+            if self._stops != stops or self._closed or self.secondary is None:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+        self.counters.bump("engine.not_begun")  # the clients are waiting
+        self._give_up_secondary()
 
     def _happened(self, event: Event) -> None:
         """Both machines, or the one that matters, wait until this returns."""
@@ -156,6 +165,7 @@ class XColo:
             self._attempts = 0
             self._tell(Step.COMPLETED, Step.RESUMED)
         elif event is Event.BOTH_STOPPED:
+            self._stops += 1
             self._tell(Step.PAUSED)
             self._do(self._await_decision())
         elif event is Event.LOADED:
@@ -166,14 +176,15 @@ class XColo:
 
     async def _await_decision(self) -> None:
         """A secondary that cannot load what it was given says nothing any more, and the primary waits: end it."""
-        relay, passed = self._relay, -1
+        relay, passed, silent = self._relay, -1, 0.0
         while relay is not None and relay.stream.undecided and relay is self._relay:
-            if relay.passed == passed:
+            silent = silent + _STEP_SECONDS if relay.passed == passed else 0.0
+            if silent > _SILENCE_SECONDS:
                 self.counters.bump("engine.not_loaded")
                 self._give_up_secondary()
                 return
             passed = relay.passed
-            await asyncio.sleep(_SILENCE_SECONDS)
+            await asyncio.sleep(_STEP_SECONDS)
 
     def _stream_ended(self) -> None:
         """QEMU has left COLO, or one of them is gone: a secondary that gets no more copies is none."""

@@ -15,7 +15,10 @@ from tests.bench.pair_sides import Launched
 from tests.interop.lab import Lab
 from tests.interop.tap_client import ADDRESSES
 
-pytestmark = [pytest.mark.requires("tap", "qemu", "busybox", "ping", "cc", "ip", "nsenter", "unshare", "setpriv"), pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.requires("tap", "qemu", "busybox", "ping", "cc", "ip", "nsenter", "unshare", "setpriv"),
+    pytest.mark.timeout(180),
+]
 
 SECONDS = 6
 
