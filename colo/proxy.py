@@ -49,15 +49,32 @@ class Role(Enum):
 class Translator(Protocol):
     """What a proxy needs of a `pystack.flow.rewriter.Rewriter`, where it says what each does."""
 
-    def observe_primary(self, packet: Packet, now: Micros) -> None: ...
-    def from_secondary(self, packet: Packet, now: Micros) -> bytes: ...
-    def to_secondary(self, packet: Packet, now: Micros) -> bytes | None: ...
-    def take_waiting(self) -> list[bytes]: ...
-    def checkpoint(self) -> None: ...
-    def failover(self, now: Micros) -> None: ...
-    def forget(self, key: bytes) -> None: ...
-    def tick(self, now: Micros) -> None: ...
-    def next_timeout(self) -> Micros | None: ...
+    def observe_primary(self, packet: Packet, now: Micros) -> None:
+        """Learn from what the primary sends."""
+
+    def from_secondary(self, packet: Packet, now: Micros) -> bytes:
+        """As the client must see it."""
+
+    def to_secondary(self, packet: Packet, now: Micros) -> bytes | None:
+        """As the secondary must see it; None: it waits."""
+
+    def take_waiting(self) -> list[bytes]:
+        """What need not wait any longer."""
+
+    def checkpoint(self) -> None:
+        """The secondary is a copy."""
+
+    def failover(self, now: Micros) -> None:
+        """The primary is gone."""
+
+    def forget(self, key: bytes) -> None:
+        """A connection is over."""
+
+    def tick(self, now: Micros) -> None:
+        """Time has passed."""
+
+    def next_timeout(self) -> Micros | None:
+        """When `tick` has something to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

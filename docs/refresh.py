@@ -69,7 +69,20 @@ PAGES = {
     "colo-command-line.md": (
         "colo",
         COLO,
-        ("", "demo", "launch", "ctl", "units", "selftest", "compare", "rewrite", "mirror", "replay"),
+        (
+            "",
+            "demo",
+            "launch",
+            "ctl",
+            "units",
+            "selftest",
+            "proxy",
+            "secondary",
+            "compare",
+            "rewrite",
+            "mirror",
+            "replay",
+        ),
     ),
 }
 

@@ -9,7 +9,19 @@ import click
 from pystack import __version__
 from pystack.cli.main_group import MainGroup
 
-_COMMANDS: Final = ("demo", "launch", "ctl", "units", "selftest", "compare", "rewrite", "mirror", "replay")
+_COMMANDS: Final = (
+    "demo",
+    "launch",
+    "ctl",
+    "units",
+    "proxy",
+    "secondary",
+    "selftest",
+    "compare",
+    "rewrite",
+    "mirror",
+    "replay",
+)
 
 
 @click.group(

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "counters.md"
 LAYERS = (
     "arp|capture|channel|checkpoint|compare|dhcp|dns|engine|ethernet|flow|gateway|host|icmp|icmpv6|impair|ip|ipv4|ipv6|link|mirror|neighbours|notify|pcap|ping|"
-    "pair|policy|proxy|qemu|rewriter|segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
+    "pair|policy|proxy|qemu|remote|rewriter|segment|slirp|stack|tap|tcp|tftp|udp|vlan|vnet"
 )
 NAME = re.compile(rf"({LAYERS})\.[a-z0-9_.]*[a-z0-9]")
 

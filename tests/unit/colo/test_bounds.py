@@ -18,6 +18,7 @@ from colo.clients import InProcessClient
 from colo.compare import CompareConfig, Mode
 from colo.policy import PolicyConfig
 from colo.proxy import Proxy, ProxyConfig
+from pystack.flow.rewriter import Rewriter
 from pystack.testing.frames import Crafter
 from pystack.wire import tcp
 from pystack.wire.packet import ACK, SYN
@@ -144,9 +145,10 @@ def test_a_million_spoofed_syns() -> None:
             world.step(10 * MILLISECOND)
         if not number % 200_000:
             grown.append(resident() - before)
-    proxy = world.proxy
-    assert (len(proxy.tracker), len(proxy.rewriter)) == (TABLE, TABLE)
-    assert proxy.rewriter.waiting_bytes <= proxy.rewriter.config.max_waiting_bytes
+    proxy, rewriter = world.proxy, world.proxy.rewriter
+    assert isinstance(rewriter, Rewriter)
+    assert (len(proxy.tracker), len(rewriter)) == (TABLE, TABLE)
+    assert rewriter.waiting_bytes <= rewriter.config.max_waiting_bytes
     assert resident() - before < MEMORY, grown
     assert resident() - before - grown[1] < MEMORY // 4, "it does not grow with what has come, but for noise"
     assert world.mode is Mode.PERIODIC
@@ -175,6 +177,7 @@ def test_a_hundred_thousand_half_open_connections() -> None:
             world.step(5 * MILLISECOND)
     assert resident() - before < MEMORY
     assert world.proxy.comparator.flows <= TABLE
+    assert isinstance(world.proxy.rewriter, Rewriter)
     assert (len(world.proxy.tracker), len(world.proxy.rewriter)) == (TABLE, TABLE)
     assert world.mode is Mode.PERIODIC
     assert world.proxy.counters["policy.to_periodic.table"] == 1

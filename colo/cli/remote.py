@@ -1,0 +1,47 @@
+"""What `colo proxy` and `colo secondary` have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
+
+import click
+
+from colo.address import Address, option_text
+from pystack import Counters, UsageError
+from pystack.cli import signals
+from pystack.cli.waiting import stopped
+
+
+class _Side(Protocol):
+    async def run(self, stopped: Callable[[], Coroutine[Any, Any, int]]) -> int: ...
+
+
+def check_connecting(addresses: Mapping[str, Address], *names: str) -> None:
+    """See that nobody is asked to listen where another program does.
+
+    Raises:
+        UsageError: somebody is.
+    """
+    for name in names:
+        if addresses[name].server:
+            raise UsageError(f"{option_text(name)}: another program listens at {addresses[name]}; leave ',server' out.")
+
+
+def run(make: Callable[[], _Side], counters: Counters | None) -> int:
+    """Make a side and run it until SIGINT or SIGTERM; then print ``counters``, if there are any.
+
+    Raises:
+        PystackError: what `make` or the side raises.
+    """
+
+    async def main() -> int:
+        return await make().run(stopped)
+
+    with signals.held():
+        try:
+            return asyncio.run(main())
+        finally:
+            for name, value in sorted(counters.snapshot().items()) if counters is not None else ():
+                click.echo(f"{value:12,d}  {name}", err=True)

@@ -1,0 +1,254 @@
+"""`colo proxy`: the proxy on the primary's host, while its secondary is on another one."""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251
+import contextlib
+import secrets  # noqa: TID251
+import socket  # noqa: TID251
+import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from colo.address import Address
+from colo.checkpoint import CheckpointConfig, Step
+from colo.drive import ProxyDriver
+from colo.proxy import Proxy, ProxyConfig
+from colo.qemu.qmp import Monitor
+from colo.remote.common import allowed, gone, reach
+from colo.remote.links import RemoteLink, open_client, open_machine
+from colo.remote.partner import Hooks, Partner
+from colo.remote.recorder import Recorder
+from colo.remote.records import TOKEN_BYTES, Hello, Purpose, State, encode_hello
+from colo.remote.session import no_delay, read_hello
+from pystack import Counters, Micros, PystackError, UsageError
+from pystack.drivers.aio import monotonic
+from pystack.link import sockets
+
+_AGAIN_SECONDS: Final = 0.5
+_QUIET_SECONDS: Final = 0.001
+_QUIET_LOOKS: Final = 12
+_CHECKPOINTS: Final = CheckpointConfig(completion_timeout=60_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrimarySide:
+    """What `colo proxy` is told.
+
+    Attributes:
+        client: the clients' network. primary: where the machine's card connects to. qmp: its monitor.
+        secondary: the agent. heartbeat_ms, detect_ms: see `colo.remote.records.Beat`. witness: see
+        `colo.remote.common.allowed`; "" for none.
+    """
+
+    client: str
+    primary: Address
+    qmp: Address
+    secondary: Address
+    heartbeat_ms: int = 250
+    detect_ms: int = 1000
+    witness: str = ""
+
+
+@final
+class ProxySide:
+    """Serves clients by the primary, protected by whichever agent is there.
+
+    Attributes:
+        proxy, driver: at work once `run` has begun. counters: of everything.
+    """
+
+    def __init__(self, config: PrimarySide, say: Callable[[str], None], counters: Counters) -> None:
+        self.config = config
+        self.counters = counters
+        self._say = say
+        self._said = ""
+        self._undo = contextlib.ExitStack()
+        self._monitor = Monitor("the primary", lambda _name, _data: None)
+        self._partner: Partner | None = None
+        self._lost: asyncio.Event = asyncio.Event()  # the partner
+        self._why = ""
+        self._ready = False
+        self._recorder = Recorder()
+        self._directory = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="colo-")))
+        client = open_client(config.client, counters)
+        self._undo.callback(client.close)
+        machine = open_machine(config.primary, counters)
+        self._undo.callback(machine.close)
+        self.proxy = Proxy(
+            ProxyConfig(checkpoint=_CHECKPOINTS), _Nobody(), counters, rewriter=self._recorder, alone=True
+        )
+        self.driver = ProxyDriver(self.proxy, client, machine)
+        self.driver.freeze()
+
+    async def run(self, stopped: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        """Serve until ``stopped()`` returns.
+
+        Raises:
+            UsageError: the machine or the agent is of no use.
+            PystackError: the primary is gone.
+        """
+        driving = asyncio.create_task(self.driver.run())
+        waiting = asyncio.create_task(stopped())
+        working = asyncio.create_task(self._work())
+        try:
+            await asyncio.wait({driving, waiting, working}, return_when=asyncio.FIRST_COMPLETED)
+            if driving.done():
+                driving.result()
+            if working.done():
+                working.result()
+            return 0
+        finally:
+            for task in (driving, waiting, working):
+                task.cancel()
+            await asyncio.gather(driving, waiting, working, return_exceptions=True)
+            if self._partner is not None:
+                self._partner.close(bye="colo proxy was ended")
+            await self._monitor.close()
+            self._undo.close()
+
+    async def _work(self) -> None:
+        await reach(self._monitor, self.config.qmp, self._say)
+        self._say("serving by the primary alone; looking for the secondary.")
+        pairing = asyncio.create_task(self._pair())
+        ending = asyncio.create_task(gone(self._monitor))
+        try:
+            await asyncio.wait({pairing, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if pairing.done():
+                pairing.result()
+            self._lose_primary(ending.result())
+        finally:
+            pairing.cancel()
+            ending.cancel()
+            await asyncio.gather(pairing, ending, return_exceptions=True)
+
+    def _lose_primary(self, why: str) -> None:
+        """Serve no more, and let the agent carry on if its machine is a copy.
+
+        Raises:
+            PystackError: always.
+        """
+        self._undo.close()  # the client's link first: nothing more leaves here
+        partner, self._partner = self._partner, None
+        if partner is None or not self.proxy.protected:
+            raise PystackError(f"The primary is lost ({why}), and nobody can carry on: the service is lost.")
+        partner.stand_down()
+        raise PystackError(
+            f"The primary is lost ({why}): the secondary at {self.config.secondary} was told to carry on."
+        )
+
+    # ------------------------------------------------------------------------------------------------- one agent
+
+    async def _pair(self) -> None:
+        """Find an agent, let its machine join, and again when it is lost."""
+        while True:
+            try:
+                sock, hello = await self._greet()
+            except PystackError as error:
+                if isinstance(error, _ServesAlready) and not self.counters["engine.joined"]:
+                    raise
+                self._once(str(error).rstrip("."))
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            await self._live_with(sock, hello)
+
+    def _once(self, text: str) -> None:
+        """Say it unless it was the last thing said: the agent is tried again and again."""
+        if text != self._said:
+            self._said = text
+            self._say(f"no secondary: {text}; trying again.")
+
+    async def _greet(self) -> tuple[socket.socket, Hello]:
+        """Reach an agent that has a fresh machine.
+
+        Raises:
+            PystackError: there is none.
+        """
+        config = self.config
+        sock = await asyncio.to_thread(sockets.connect, config.secondary.where)
+        try:
+            no_delay(sock)
+            token = secrets.token_bytes(TOKEN_BYTES)
+            hello = Hello(Purpose.RECORDS, State.FRESH, token, config.heartbeat_ms, config.detect_ms)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_sendall(sock, encode_hello(hello))
+            theirs = await read_hello(sock)
+            if theirs.state == State.SERVING:
+                raise _ServesAlready(
+                    f"The agent at {config.secondary} serves clients itself: end it before this machine serves them."
+                )
+            if theirs.state != State.FRESH:
+                raise PystackError(f"The agent at {config.secondary} has no fresh machine: start both of them anew.")
+        except OSError as error:
+            sock.close()
+            raise PystackError(f"The agent at {config.secondary} does not listen: {error}.") from None
+        except BaseException:
+            sock.close()
+            raise
+        return sock, hello
+
+    async def _live_with(self, sock: socket.socket, hello: Hello) -> None:
+        self._lost.clear()
+        self._ready, self._said = False, ""
+        hooks = Hooks(self._on_ready, self._attach, self._quiesce, self.driver.wake, self._on_lost)
+        path = self._directory / "migrate"
+        partner = self._partner = Partner(sock, hello, self.config.secondary, self._monitor, path, hooks, self.counters)
+        await self._lost.wait()
+        self._recorder.end()
+        if partner.joined and not partner.said_goodbye:
+            await allowed(self.config.witness, "primary", self._say)
+        self._partner = None
+        self.driver.lose_secondary()
+        self.proxy.secondary_failed(monotonic())  # one that had not joined yet
+        self.driver.wake()
+        await partner.free_primary()
+        partner.link.close()
+        self._say(f"the secondary is lost: {self._why}; the primary goes on alone.")
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _on_ready(self) -> None:
+        if self._ready or self._partner is None:
+            return
+        self._ready = True
+        self._recorder.begin(self._partner.record)
+        self.proxy.join(self._partner, monotonic())
+        self.driver.wake()
+
+    def _attach(self, link: RemoteLink) -> None:
+        self.driver.attach_secondary(link)
+        self._say("protected: the secondary is in step with the primary.")
+
+    def _on_lost(self, why: str) -> None:
+        self._why = why
+        self._lost.set()
+
+    async def _quiesce(self) -> None:
+        """Let both machines come to rest, within a bound."""
+        self.proxy.quiesce()
+        for _ in range(_QUIET_LOOKS):
+            heard = self.driver.heard
+            await asyncio.sleep(_QUIET_SECONDS)
+            if self.driver.heard == heard:
+                break
+
+
+class _ServesAlready(UsageError):
+    """The agent serves clients."""
+
+
+@final
+class _Nobody:
+    """The client of a proxy that has no secondary yet: nothing is ever asked of it."""
+
+    def begin(self, reason: str, now: Micros) -> None:
+        """Nothing."""
+
+    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
+        """Nothing."""
+        return []
+
+    def next_timeout(self) -> Micros | None:
+        """Never."""
+        return None

@@ -1,0 +1,235 @@
+"""A pair on two hosts, which are network namespaces: `colo proxy` in one, `colo secondary` in the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from colo.qemu.image import CARDS, READY, GuestFiles, default_guest
+from tests.interop import preload
+from tests.interop.attach_pair import Said, asked
+from tests.interop.guest import find_kernel
+from tests.interop.lab import Guest, Lab, wait_for
+
+pytestmark = [
+    pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip", "nsenter", "unshare", "setpriv"),
+    pytest.mark.timeout(240),
+]
+
+ADDRESS = "10.77.0.2"
+PATIENCE = 60.0
+ROOT = Path(__file__).resolve().parents[2]
+_CLIENTS = """
+set -e
+ip link add br0 type bridge
+ip link set br0 address 52:54:00:00:00:01 up
+ip address add 10.77.0.1/24 dev br0
+ip link add a0 type veth peer name net0 netns {a}
+ip link add b0 type veth peer name net0 netns {b}
+for end in a0 b0; do ip link set $end master br0 up; done
+"""
+_HOST = """
+set -e
+ip link add br0 type bridge
+ip tuntap add tap0 mode tap
+for end in net0 tap0; do ip link set $end master br0; ip link set $end up; done
+ip link set br0 up
+ip address add 10.78.0.{number}/24 dev cross0
+ip link set cross0 up
+"""
+
+
+class Site:
+    """Two hosts and the clients' network."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab, self.directory = lab, directory
+        self.hosts = {"a": Guest(lab), "b": Guest(lab)}
+        pids = {name: guest.pid for name, guest in self.hosts.items()}
+        self._sh(None, _CLIENTS.format(**pids))
+        self._sh("a", f"ip link add cross0 type veth peer name cross0 netns {pids['b']}")
+        self._sh("a", _HOST.format(number=1))
+        self._sh("b", _HOST.format(number=2))
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.said: dict[str, Said] = {}
+        self.image: GuestFiles = default_guest(
+            directory,
+            address=IPv4Interface(f"{ADDRESS}/24"),
+            gateway=IPv4Address("10.77.0.1"),
+            kernel=find_kernel(CARDS["virtio-net-pci"]),
+        )
+
+    def _sh(self, host: str | None, script: str) -> None:
+        argv = ["sh", "-c", script]
+        done = self.lab.run(argv if host is None else self.hosts[host].argv(argv))
+        assert done.returncode == 0, done.stderr.decode()
+
+    def at(self, name: str) -> Path:
+        return self.directory / name
+
+    def machine(self, host: str, *words: str) -> None:
+        """Start one; its card and its monitor are named after the host."""
+        argv = ["qemu-system-x86_64", "-name", host, "-machine", "pc", "-accel", "tcg,thread=single", "-m", "128"]
+        argv += ["-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{self.at(host)}.console"]
+        argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", self.image.append]
+        argv += ["-qmp", f"unix:{self.at(host)}.qmp,server=on,wait=off"]
+        argv += ["-netdev", f"stream,id=n0,server=off,addr.type=unix,addr.path={self.at(host)}.net"]
+        argv += ["-device", "virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile=", *words]
+        environment = {**os.environ, "LD_PRELOAD": str(preload.library())}
+        with self.at(f"{host}.log").open("wb") as log:
+            self.processes[f"vm-{host}"] = self.lab.popen(
+                self.hosts[host].argv(argv), env=environment, stdout=log.fileno(), stderr=log.fileno()
+            )
+
+    def colo(self, name: str, host: str, *words: str) -> None:
+        argv = self.hosts[host].argv([sys.executable, "-m", "colo", *words, "--stats"])
+        process = self.lab.popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT)
+        self.processes[name] = process
+        self.said[name] = Said(process.stderr)
+        wait_for(self.at(f"{host}.net").exists, f"the socket of {name}", PATIENCE)
+
+    def proxy(self, *options: str) -> None:
+        self.colo(
+            "proxy", "a", "proxy", "--client", "tap:tap0", "--primary", f"unix:{self.at('a')}.net",
+            "--qmp", f"unix:{self.at('a')}.qmp", "--secondary", "tcp:10.78.0.2:9000", *options,
+        )  # fmt: skip
+
+    def agent(self, *options: str) -> None:
+        self.colo(
+            "agent", "b", "secondary", "--client", "tap:tap0", "--machine", f"unix:{self.at('b')}.net",
+            "--qmp", f"unix:{self.at('b')}.qmp", "--listen", "tcp:10.78.0.2:9000",
+            "--incoming", f"unix:{self.at('b')}.state", *options,
+        )  # fmt: skip
+        self.machine("b", "-incoming", "defer")
+
+    def until_said(self, name: str, text: str, seconds: float = PATIENCE, times: int = 1) -> None:
+        deadline = time.monotonic() + seconds
+        while self.said[name].text.count(text) < times:
+            told = {who: said.text for who, said in self.said.items()}
+            assert time.monotonic() < deadline, f"{name} has not said {text!r}: {told}"
+            time.sleep(0.01)
+
+    def protected(self, *options: str) -> None:
+        """A pair that serves."""
+        self.proxy(*options)
+        self.machine("a")
+        wait_for(lambda: READY in self.console("a"), "the guest", PATIENCE)
+        self.agent(*options[-2:] if "--witness" in options else ())
+        self.until_said("proxy", "protected")
+
+    def console(self, host: str) -> str:
+        path = self.at(f"{host}.console")
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            self.processes[name].kill()
+        for name in names:
+            self.processes[name].wait(PATIENCE)
+
+    def cut(self) -> None:
+        """Nothing goes from one host to the other any more, and neither is told."""
+        self._sh("a", "ip link set cross0 down")
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            self.lab.end(process)
+        for host in self.hosts.values():
+            host.close()
+
+    def traffic_begun(self, *words: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "tests.interop.attach_traffic", words[0], ADDRESS, *words[1:]]
+        return self.lab.popen(argv, cwd=ROOT)
+
+    def traffic(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        argv = [sys.executable, "-m", "tests.interop.attach_traffic", words[0], ADDRESS, *words[1:]]
+        done = self.lab.run(argv, cwd=ROOT, timeout=2 * PATIENCE)
+        assert done.returncode == 0, done.stderr.decode()
+        return done
+
+    def talk(self) -> subprocess.Popen[bytes]:
+        """A client that keeps one connection."""
+        argv = [sys.executable, "-m", "tests.interop.attach_traffic", "talk", ADDRESS]
+        process = self.lab.popen(argv, cwd=ROOT, stdin=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        return process
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with Lab() as lab:
+        site = Site(lab, tmp_path)
+        try:
+            yield site
+        finally:
+            site.close()
+
+
+def test_the_primarys_host_is_lost(site: Site) -> None:
+    """Under traffic whose every byte is checked: the agent carries the connections on, and the client sees a pause."""
+    site.protected()
+    talking = site.talk()
+    assert b'"wrong": []' in site.traffic("get", "1m", "3").stdout
+    assert b'"wrong": []' in site.traffic("random", "3").stdout
+    assert asked(talking, b"before\n") == ""
+    under_way = [site.traffic_begun("get", "8m", "6"), site.traffic_begun("echo", "6")]
+    time.sleep(2)
+    site.cut()
+    site.kill("vm-a", "proxy")
+    began = time.monotonic()
+    assert asked(talking, b"after\n") == ""
+    print(f"the connection answers {time.monotonic() - began:.2f} s after the host was lost")
+    for process in under_way:
+        out, _ = process.communicate(timeout=PATIENCE)
+        seen = json.loads(out)
+        assert not seen["wrong"]
+        print(f"{len(seen['ms'])} requests, the longest took {max(seen['ms']):.0f} ms")
+    site.until_said("agent", "the secondary carries on")
+    assert b'"wrong": []' in site.traffic("get", "1m", "2").stdout
+    assert asked(talking, b"and on\n") == ""
+
+
+def test_the_secondarys_host_is_lost_and_another_one_joins(site: Site) -> None:
+    """The client notices nothing but a pause, twice; and then the second one carries on."""
+    site.protected()
+    talking = site.talk()
+    site.kill("vm-b", "agent")
+    assert asked(talking, b"alone\n") == ""
+    site.until_said("proxy", "goes on alone")
+    assert b'"wrong": []' in site.traffic("get", "1m", "1").stdout
+    site.agent()
+    site.until_said("proxy", "protected", times=2)
+    assert asked(talking, b"together\n") == ""
+    assert b'"wrong": []' in site.traffic("random", "3").stdout
+    site.kill("vm-a")  # its proxy sees it, and stands down
+    assert asked(talking, b"handed over\n") == ""
+    site.until_said("proxy", "was told to carry on")
+    assert site.processes["proxy"].wait(PATIENCE) == 1
+    lines = [line.split() for line in site.said["proxy"].rest().splitlines() if line.startswith(" ")]
+    counted = {name: value for value, name in lines}
+    assert counted["engine.joined"] == "2"
+    assert int(counted["engine.copied"]) >= 3
+
+
+@pytest.mark.parametrize("winner", ["primary", "secondary"])
+def test_a_witness_lets_one_side_go_on(site: Site, winner: str) -> None:
+    """Only the link between the hosts is lost: both are there, and one serves."""
+    site.protected("--witness", f'test "$1" = {winner}')
+    talking = site.talk()
+    assert asked(talking, b"before\n") == ""
+    site.cut()
+    names = {"primary": ("proxy", "goes on alone"), "secondary": ("agent", "the secondary carries on")}
+    site.until_said(*names.pop(winner))
+    (loser, words), *_ = names.values()
+    site.until_said(loser, "the witness does not let")
+    assert asked(talking, b"after\n") == ""
+    assert words not in site.said[loser].text
