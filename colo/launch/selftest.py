@@ -79,7 +79,8 @@ class Selftest:
         begun = time.monotonic()
         await pair.protect()
         self.figures.join = time.monotonic() - begun
-        self._tell(f"the secondary is in step after {self.figures.join:.2f} s, by {pair.chosen.name}: {pair.chosen.why}")
+        chosen = pair.chosen
+        self._tell(f"the secondary is in step after {self.figures.join:.2f} s, by {chosen.name}: {chosen.why}")
 
     async def _traffic(self) -> None:
         echoes = [asyncio.create_task(self._echo_on(number)) for number in range(ECHOES)]
