@@ -274,3 +274,19 @@ class CommandClient:
     def next_timeout(self) -> Micros | None:
         """See `colo.checkpoint.CheckpointClient`."""
         return AT_ONCE if self._steps else None
+
+
+@final
+class Nobody:
+    """The client of a proxy that has no secondary yet: nothing is ever asked of it."""
+
+    def begin(self, reason: str, now: Micros) -> None:
+        """Nothing."""
+
+    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
+        """Nothing."""
+        return []
+
+    def next_timeout(self) -> Micros | None:
+        """Never."""
+        return None

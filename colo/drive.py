@@ -17,6 +17,8 @@ _ROUNDS: Final = 16
 _MAX_UNSENT: Final = 8192
 _DRAIN_ROUNDS: Final = 1024
 _NOT_AT_ALL: Final = -1
+_QUIET_SECONDS: Final = 0.001
+_QUIET_LOOKS: Final = 12
 _TIMER_GRAIN: Final[Micros] = 500
 
 
@@ -130,6 +132,15 @@ class ProxyDriver:
     def freeze(self) -> None:
         """From now on, do not read from machines that stand still: for links of QEMU, which know what they hold."""
         self.proxy.mark = self._mark
+
+    async def quiesce(self) -> None:
+        """Let both machines come to rest, within a bound: see `Proxy.quiesce`."""
+        self.proxy.quiesce()
+        for _ in range(_QUIET_LOOKS):
+            heard = self.heard
+            await asyncio.sleep(_QUIET_SECONDS)
+            if self.heard == heard:
+                break
 
     def wake(self) -> None:
         """Have a turn: something has happened beside the links."""

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from colo.checkpoint import CheckpointClient, Step
 from colo.launch.plan import Plan
-from colo.qemu.machine import Guest, Machine, qemu_version
+from colo.qemu.machine import Guest, Machine, never_enters_colo, qemu_version
 from colo.qemu.owner import Owner
 from colo.qemu.stop_copy import StopCopy
 from colo.qemu.x_colo import XColo
@@ -24,8 +24,6 @@ _TRIAL_SECONDS: Final = 10.0
 _TRIAL_CHECKPOINTS: Final = 3
 _TRIAL_MEMORY_MIB: Final = 32
 _LOOK_SECONDS: Final = 0.005
-_NEVER_ENTERS: Final = (((10, 0, 0), (10, 0, 7)), ((10, 1, 0), (10, 1, 3)))
-"""Versions of QEMU in which COLO is never entered: from, and before."""
 
 
 class Engine(CheckpointClient, Protocol):
@@ -87,7 +85,7 @@ async def choose(plan: Plan, directory: Path) -> Chosen:
 
 def _known_trouble(plan: Plan, version: tuple[int, ...]) -> str:
     """A reason why QEMU's own COLO cannot be relied on that a short trial may not show; "" if there is none."""
-    if any(low <= version < high for low, high in _NEVER_ENTERS):
+    if never_enters_colo(version):
         return f"QEMU {'.'.join(map(str, version))} never enters COLO"
     # The first checkpoint deadlocks, and pages get lost: docs/adr/0013 tells of the repair.
     repaired = "colo" in plan.guest.environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from colo.checkpoint import CheckpointConfig
+from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.launch.engines import Chosen, Engine, choose
 from colo.launch.plan import GUEST_ADDRESS, Plan
@@ -39,8 +40,6 @@ _PAUSES: Final = 4096  # of the last checkpoints, to tell their median
 _QUEUE_FRAMES: Final = 4096
 _JOIN_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
-_QUIET_SECONDS: Final = 0.001
-_QUIET_LOOKS: Final = 12
 _TOLD: Final = 5  # of the last differences, in the status
 
 
@@ -89,7 +88,7 @@ class Pair:
         self.primary = await self._machine()
         self.proxy = Proxy(
             ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000)),
-            _Nobody(),
+            Nobody(),
             self.counters,
             alone=True,
         )
@@ -100,7 +99,7 @@ class Pair:
         self.chosen = chosen = await choose(self.plan, self.directory)  # the guest boots meanwhile
         self._tell(f"checkpoints by {chosen.name}: {chosen.why}")
         self.engine = chosen.make(
-            self.primary, Owner(self._spare, self._attach, self._quiesce, self._wake), self.counters
+            self.primary, Owner(self._spare, self._attach, self.driver.quiesce, self._wake), self.counters
         )
         self.driver.undecided = lambda: self.engine.undecided
         self.engine.prepare()
@@ -138,15 +137,6 @@ class Pair:
     def _attach(self, machine: Machine) -> None:
         self.driver.attach_secondary(machine.link)
         self._run(self._watch_over(machine), f"{machine.name}'s heartbeat")
-
-    async def _quiesce(self) -> None:
-        """Let both machines come to rest, within a bound."""
-        self.proxy.quiesce()
-        for _ in range(_QUIET_LOOKS):
-            heard = self.driver.heard
-            await asyncio.sleep(_QUIET_SECONDS)
-            if self.driver.heard == heard:
-                break
 
     def _wake(self) -> None:
         completed = self.proxy.counters["checkpoint.completed"]
@@ -324,18 +314,3 @@ class Pair:
         if self.failed.done() and not self.failed.cancelled():
             self.failed.exception()
         self.failed.cancel()
-
-
-@final
-class _Nobody:
-    """The client of a proxy that has no secondary yet: nothing is ever asked of it."""
-
-    def begin(self, reason: str, now: int) -> None:
-        """Nothing."""
-
-    def poll(self, now: int) -> list[Any]:  # noqa: ARG002 - the protocol's form
-        """Nothing."""
-        return []
-
-    def next_timeout(self) -> None:
-        """Never."""

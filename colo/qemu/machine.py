@@ -91,6 +91,11 @@ def find_qemu(name: str) -> str:
     return found
 
 
+def never_enters_colo(version: tuple[int, ...]) -> bool:
+    """Whether this QEMU is one of those in which COLO is never entered: 10.0.0 to 10.0.6, and 10.1.0 to 10.1.2."""
+    return (10, 0, 0) <= version < (10, 0, 7) or (10, 1, 0) <= version < (10, 1, 3)
+
+
 async def qemu_version(program: str) -> tuple[int, ...]:
     """What it says of itself: (7, 2, 22).
 

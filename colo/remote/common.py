@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from colo.address import Address
+from colo.qemu.machine import never_enters_colo
 from colo.qemu.qmp import Monitor, MonitorError
 from pystack import UsageError
 
@@ -16,8 +17,6 @@ HEARTBEAT: Final = "x-colo-lost-heartbeat"
 ON_DEMAND: Final = (1 << 32) - 1  # milliseconds between two checkpoints that nobody asks for: 49 days
 UNLIMITED: Final = 1 << 40  # bytes a second
 
-_NEVER_ENTERS: Final = (((10, 0, 0), (10, 0, 7)), ((10, 1, 0), (10, 1, 3)))
-"""Versions of QEMU in which COLO is never entered: from, and before."""
 _REACH_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.1
 _ALIVE_SECONDS: Final = 0.5
@@ -44,7 +43,7 @@ async def reach(monitor: Monitor, address: Address, say: Callable[[str], None]) 
     said: Any = await monitor.execute("query-version")
     version = tuple(said["qemu"][part] for part in ("major", "minor", "micro"))
     text = ".".join(map(str, version))
-    if any(low <= version < high for low, high in _NEVER_ENTERS):
+    if never_enters_colo(version):
         raise UsageError(f"{monitor.name}: QEMU {text} never enters COLO; use one before 10.0, or at least 10.1.3.")
     capabilities: Any = await monitor.execute("query-migrate-capabilities")
     commands: Any = await monitor.execute("query-commands")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from colo.address import Address
-from colo.checkpoint import CheckpointConfig, Step
+from colo.checkpoint import CheckpointConfig
+from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.proxy import Proxy, ProxyConfig
 from colo.qemu.qmp import Monitor
@@ -23,13 +24,11 @@ from colo.remote.partner import Hooks, Partner
 from colo.remote.recorder import Recorder
 from colo.remote.records import TOKEN_BYTES, Hello, Purpose, State, encode_hello
 from colo.remote.session import no_delay, read_hello
-from pystack import Counters, Micros, PystackError, UsageError
+from pystack import Counters, PystackError, UsageError
 from pystack.drivers.aio import monotonic
 from pystack.link import sockets
 
 _AGAIN_SECONDS: Final = 0.5
-_QUIET_SECONDS: Final = 0.001
-_QUIET_LOOKS: Final = 12
 _CHECKPOINTS: Final = CheckpointConfig(completion_timeout=60_000_000)
 
 
@@ -78,7 +77,7 @@ class ProxySide:
         machine = open_machine(config.primary, counters)
         self._undo.callback(machine.close)
         self.proxy = Proxy(
-            ProxyConfig(checkpoint=_CHECKPOINTS), _Nobody(), counters, rewriter=self._recorder, alone=True
+            ProxyConfig(checkpoint=_CHECKPOINTS), Nobody(), counters, rewriter=self._recorder, alone=True
         )
         self.driver = ProxyDriver(self.proxy, client, machine)
         self.driver.freeze()
@@ -192,7 +191,7 @@ class ProxySide:
     async def _live_with(self, sock: socket.socket, hello: Hello) -> None:
         self._lost.clear()
         self._ready, self._said = False, ""
-        hooks = Hooks(self._on_ready, self._attach, self._quiesce, self.driver.wake, self._on_lost)
+        hooks = Hooks(self._on_ready, self._attach, self.driver.quiesce, self.driver.wake, self._on_lost)
         path = self._directory / "migrate"
         partner = self._partner = Partner(sock, hello, self.config.secondary, self._monitor, path, hooks, self.counters)
         await self._lost.wait()
@@ -224,31 +223,6 @@ class ProxySide:
         self._why = why
         self._lost.set()
 
-    async def _quiesce(self) -> None:
-        """Let both machines come to rest, within a bound."""
-        self.proxy.quiesce()
-        for _ in range(_QUIET_LOOKS):
-            heard = self.driver.heard
-            await asyncio.sleep(_QUIET_SECONDS)
-            if self.driver.heard == heard:
-                break
-
 
 class _ServesAlready(UsageError):
     """The agent serves clients."""
-
-
-@final
-class _Nobody:
-    """The client of a proxy that has no secondary yet: nothing is ever asked of it."""
-
-    def begin(self, reason: str, now: Micros) -> None:
-        """Nothing."""
-
-    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
-        """Nothing."""
-        return []
-
-    def next_timeout(self) -> Micros | None:
-        """Never."""
-        return None
