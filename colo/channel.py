@@ -17,6 +17,7 @@ from typing import Any, Final, final
 
 from colo.address import Address
 from pystack import Buffer, Counters, LinkError, Micros
+from pystack.drivers import hot
 from pystack.drivers.aio import monotonic
 from pystack.link import sockets
 
@@ -53,7 +54,7 @@ class Hub:
         self._ready: dict[int, Callable[[int], None]] = {}
         self._timers: dict[Callable[[Micros], None], asyncio.TimerHandle] = {}
         self.loop = asyncio.get_running_loop()
-        self.loop.add_reader(self._epoll.fileno(), self._turn)
+        hot.add_reader(self.loop, self._epoll.fileno(), self._turn)
         self.failed: asyncio.Future[None] = self.loop.create_future()
 
     def watch(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
@@ -120,7 +121,7 @@ class Hub:
             return
         for timer in self._timers.values():
             timer.cancel()
-        self.loop.remove_reader(self._epoll.fileno())
+        hot.remove_reader(self.loop, self._epoll.fileno())
         self._epoll.close()
         self._ready.clear()
         if self.failed.done() and not self.failed.cancelled():

@@ -119,25 +119,25 @@ class Comparator:
 
     # ------------------------------------------------------------------------------------------------------------ input
 
-    def primary(self, frame: bytes, now: Micros) -> None:
-        """Take one bare frame of the primary."""
+    def primary(self, frame: bytes, now: Micros, packet: Packet | None = None) -> None:
+        """Take one bare frame of the primary; ``packet``: the same, if it was parsed already."""
         side = self._primary
         if side.aside:
             self._put_aside(True, frame, now)
         else:
             self._out.now = now
-            self._primary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), side.position, now)
+            self._primary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), side.position, now, packet)
             side.position += 1
             self._accepted += len(frame)
             self._after_input()
 
-    def secondary(self, frame: bytes, now: Micros) -> None:
-        """Take one bare frame of the secondary."""
+    def secondary(self, frame: bytes, now: Micros, packet: Packet | None = None) -> None:
+        """Take one bare frame of the secondary; ``packet``: see `primary`."""
         if self._secondary.aside:
             self._put_aside(False, frame, now)
         else:
             self._out.now = now
-            self._secondary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), now)
+            self._secondary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), now, packet)
 
     def primary_bytes(self, data: bytes, now: Micros) -> None:
         """Take a part of the primary's framed stream, cut anywhere."""
@@ -221,9 +221,17 @@ class Comparator:
         return high, vnet_hdr_len
 
     def _primary_frame(
-        self, frame: bytes, vnet_hdr_len: int, data: bytes, low: int, high: int, position: int, now: Micros
+        self,
+        frame: bytes,
+        vnet_hdr_len: int,
+        data: bytes,
+        low: int,
+        high: int,
+        position: int,
+        now: Micros,
+        packet: Packet | None = None,
     ) -> None:
-        """Deal with one frame, which is ``data[low:high]`` with its prefix."""
+        """Deal with one frame, which is ``data[low:high]`` with its prefix, and ``packet`` if it was parsed."""
         if self.mode is Mode.PASS:
             self._pass(data, low, high, now, position)
             return
@@ -234,7 +242,7 @@ class Comparator:
         if self.mode is Mode.PERIODIC:
             self._buffer.add(data, low, high, now, position)
             return
-        packet = self._parse_untrusted(frame, vnet_hdr_len)
+        packet = packet or self._parse_untrusted(frame, vnet_hdr_len)
         if packet is None:
             pieces = ((position, data, low, high),)
             flow = self._flow_of(_OPAQUE, DatagramFlow)
@@ -297,11 +305,20 @@ class Comparator:
         self._flows.remove(key)
         self._primary_packet(whole, whole.frame, 0, 0, 0, position + low, now, pieces)
 
-    def _secondary_frame(self, frame: bytes, vnet_hdr_len: int, data: bytes, low: int, high: int, now: Micros) -> None:
+    def _secondary_frame(
+        self,
+        frame: bytes,
+        vnet_hdr_len: int,
+        data: bytes,
+        low: int,
+        high: int,
+        now: Micros,
+        packet: Packet | None = None,
+    ) -> None:
         if self.mode is not Mode.COMPARE:
             self.counters.bump("compare.secondary_ignored")
             return
-        packet = self._parse_untrusted(frame, vnet_hdr_len)
+        packet = packet or self._parse_untrusted(frame, vnet_hdr_len)
         if packet is None:
             flow = self._flow_of(_OPAQUE, DatagramFlow)
             if isinstance(flow, DatagramFlow):
@@ -404,6 +421,11 @@ class Comparator:
         if differences:
             self._out.differences = []
         return differences
+
+    @property
+    def asks(self) -> bool:
+        """Whether `take_requests` has any."""
+        return bool(self._out.differences)
 
     @property
     def held_bytes(self) -> int:

@@ -1,9 +1,12 @@
-"""The loop around a proxy: three links, one epoll, frames moved in batches."""
+"""The loop around a proxy: three links, frames moved in batches.
+
+What a turn does first is what somebody waits for: frames in, frames out. Timeouts, checkpoints and the mode are looked
+after when that is done, and no more often than every `_LOOK` unless the proxy has a reason to ask for a checkpoint.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import select
 from collections.abc import Callable
 from typing import Final, Protocol, final, runtime_checkable
@@ -11,6 +14,8 @@ from typing import Final, Protocol, final, runtime_checkable
 from colo.proxy import Proxy, Role
 from pystack import Link, LinkClosed, Micros, TxFrame
 from pystack.drivers.aio import monotonic
+from pystack.drivers.hot import Events, Watcher, watcher
+from pystack.timers import NEVER
 
 _BATCH: Final = 64
 _ROUNDS: Final = 16
@@ -20,11 +25,15 @@ _NOT_AT_ALL: Final = -1
 _QUIET_SECONDS: Final = 0.001
 _QUIET_LOOKS: Final = 12
 _TIMER_GRAIN: Final[Micros] = 500
+_LOOK: Final[Micros] = 10_000
 
 
 @runtime_checkable
 class _Marked(Protocol):
     """A link that knows what it holds: see `pystack.QemuLink`."""
+
+    def peer_fileno(self) -> int:
+        """Of its connection, -1 if there is none."""
 
     def mark(self) -> None:
         """Draw a line behind what has arrived."""
@@ -37,7 +46,7 @@ class _Marked(Protocol):
 class _Port:
     """One link: what could not be sent yet, and how it is watched."""
 
-    __slots__ = ("fd", "feed", "link", "lost", "more", "take", "unsent", "watched")
+    __slots__ = ("fd", "feed", "link", "lost", "more", "peer_fileno", "take", "unsent", "watched")
 
     def __init__(
         self,
@@ -46,14 +55,26 @@ class _Port:
         take: Callable[[], list[bytes]],
         lost: Callable[[Micros], None],
     ) -> None:
-        self.link = link
+        self.attach(link)
         self.feed = feed
         self.take = take
         self.lost = lost
         self.unsent: list[TxFrame] = []
-        self.fd = -1 if link is None else link.fileno()
-        self.watched = _NOT_AT_ALL
         self.more = False  # the last batch was a full one: the descriptor need not tell of the rest
+
+    def attach(self, link: Link | None) -> None:
+        """Be the port of ``link``, which is not watched yet."""
+        self.link: Link | None = link
+        other: object = link
+        self.peer_fileno = other.peer_fileno if isinstance(other, _Marked) else None
+        self.fd = -1
+        self.watched = _NOT_AT_ALL
+
+    def fileno(self) -> int:
+        """What is to be watched, which may change when something was received."""
+        assert self.link is not None
+        fd = -1 if self.peer_fileno is None else self.peer_fileno()
+        return self.link.fileno() if fd < 0 else fd
 
 
 @final
@@ -76,6 +97,8 @@ class ProxyDriver:
         self._primary = _Port(primary, proxy.from_primary, proxy.to_primary, proxy.primary_failed)
         self._secondary = _Port(secondary, proxy.from_secondary, proxy.to_secondary, proxy.secondary_failed)
         self._ports = (self._primary, self._secondary, self._client)
+        self._outlets = (self._secondary, self._primary, self._client)  # who answers last gets it first
+        self._by_fd: dict[int, _Port] = {}
         proxy.drain = self._drain
         self.undecided: Callable[[], bool] = lambda: False
         self._primary_ended = False
@@ -83,9 +106,11 @@ class ProxyDriver:
         self._frozen = False  # both machines stand still, and what they have sent is not read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._epoll: select.epoll | None = None
+        self._watcher: Watcher | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: Micros = 0
+        self._timer_at: Micros = NEVER
+        self._look_at: Micros = 0
+        self._more = False  # of any port
 
     async def run(self) -> None:
         """Drive until cancelled, until the client's link ends, or until something fails.
@@ -96,16 +121,15 @@ class ProxyDriver:
         """
         loop = self._loop = asyncio.get_running_loop()
         self._ended = loop.create_future()
-        self._epoll = select.epoll()
+        self._watcher = watcher(self._turn)
         try:
             for port in self._ports:
                 self._watch(port)
-            loop.add_reader(self._epoll.fileno(), self._turn)
             self._look_at_all()
             await self._ended
         finally:
-            loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+            self._watcher.close()
+            self._watcher = None
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -126,7 +150,7 @@ class ProxyDriver:
         port = self._secondary
         if port.link is not None:
             self._drop(port)
-        port.link, port.fd = link, link.fileno()
+        port.attach(link)
         self._watch(port)
 
     def freeze(self) -> None:
@@ -144,7 +168,7 @@ class ProxyDriver:
 
     def wake(self) -> None:
         """Have a turn: something has happened beside the links."""
-        if self._epoll is not None and not self._epoll.closed:
+        if self._watcher is not None:
             self._look_at_all()
 
     def _lose(self, port: _Port) -> None:
@@ -155,44 +179,69 @@ class ProxyDriver:
         self._look_at_all()
 
     def _drop(self, port: _Port) -> None:
-        if self._epoll is not None and port.watched != _NOT_AT_ALL:
-            with contextlib.suppress(OSError):
-                self._epoll.unregister(port.fd)
-        port.link, port.watched = None, _NOT_AT_ALL
+        self._forget(port)
+        port.link = None
         port.unsent.clear()
+
+    def _forget(self, port: _Port) -> None:
+        if self._watcher is not None and port.watched != _NOT_AT_ALL:
+            self._watcher.forget(port.fd)
+            self._by_fd.pop(port.fd, None)
+        port.watched = _NOT_AT_ALL
 
     def _end(self, _now: Micros) -> None:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
-    def _turn(self) -> None:
+    def _turn(self, happened: Events) -> None:
         """Links have something, or room."""
-        self._guarded(self._ready())
+        try:
+            now = monotonic()
+            for fd, events in happened:
+                port = self._by_fd.get(fd)
+                if port is None:
+                    continue
+                if events & ~select.EPOLLOUT:
+                    self._receive_from(port, now)
+                if events & select.EPOLLOUT and port.link is not None:
+                    self._send(port, now)
+            self._send_all(now)
+            if now >= self._look_at or self._more or self.proxy.asks:
+                self._look(now)
+            elif self._timer_at > self._look_at:
+                self._arm_at(self._look_at)
+        except Exception as error:  # noqa: BLE001 - asyncio would only log it
+            self._fail(error)
 
     def _look_at_all(self) -> None:
         """It is time for something, or something has happened elsewhere: the links' descriptors need not tell."""
-        self._guarded(list(self._ports))
-
-    def _guarded(self, ready: list[_Port]) -> None:
         try:
-            for _ in range(_ROUNDS):
-                now = monotonic()
-                for port in ready:
-                    self._receive_from(port, now)
-                self._finish(now)
-                ready = self._ready()
-                if not ready:
-                    break
-            self._arm(monotonic())
-        except Exception as error:  # noqa: BLE001 - asyncio would only log it
-            if self._ended is not None and not self._ended.done():
-                self._ended.set_exception(error)
+            now = monotonic()
+            for port in self._ports:
+                self._receive_from(port, now)
+            self._look(now)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
 
-    def _ready(self) -> list[_Port]:
-        """Whose link has something to read: one system call for all, which is what most turns end with."""
-        assert self._epoll is not None
-        readable = {fd for fd, events in self._epoll.poll(0) if events & ~select.EPOLLOUT}
-        return [port for port in self._ports if port.more or port.fd in readable]
+    def _fail(self, error: Exception) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(error)
+
+    def _look(self, now: Micros) -> None:
+        """Look after everything, with what is left of full batches."""
+        self._finish(now)
+        for _ in range(_ROUNDS):
+            if not self._more:
+                break
+            self._more = False
+            now = monotonic()
+            for port in self._ports:
+                if port.more:
+                    self._receive_from(port, now)
+            self._finish(now)
+        now = monotonic()
+        self._look_at = now + _LOOK
+        self._arm(now)
 
     def _receive_from(self, port: _Port, now: Micros) -> bool:
         link = port.link
@@ -211,9 +260,12 @@ class ProxyDriver:
         feed = port.feed
         for frame in frames:
             feed(frame, now)
-        port.more = len(frames) == _BATCH
+        if len(frames) == _BATCH:
+            port.more = self._more = True
         if port is not self._client:
             self.heard += len(frames)
+            if port.peer_fileno is not None and port.peer_fileno() != port.fd:
+                self._watch(port)
         return bool(frames)
 
     def _mark(self) -> None:
@@ -251,53 +303,63 @@ class ProxyDriver:
         if self._primary_ended and not self.undecided():
             self._primary_ended = False
             self._primary.lost(now)
-        for port in self._ports:
+        self._send_all(now)
+
+    def _send_all(self, now: Micros) -> None:
+        for port in self._outlets:
             frames = port.take()
-            if port.link is None:
-                continue
-            if frames:
+            if frames and port.link is not None:
                 room = _MAX_UNSENT - len(port.unsent)
                 if len(frames) > room:
                     self.proxy.counters.bump("proxy.link_full", len(frames) - room)
-                port.unsent += [(frame,) for frame in frames[: max(room, 0)]]
+                    del frames[max(room, 0) :]
+                port.unsent += zip(frames)  # each a tuple of one buffer
             if port.unsent:
-                try:
-                    del port.unsent[: port.link.send(port.unsent, now)]
-                except LinkClosed:
-                    port.unsent.clear()  # receiving meets the end
-            self._watch(port)
+                self._send(port, now)
+            elif port.watched != select.EPOLLIN:
+                self._watch(port)
+
+    def _send(self, port: _Port, now: Micros) -> None:
+        assert port.link is not None
+        try:
+            del port.unsent[: port.link.send(port.unsent, now)]
+        except LinkClosed:
+            port.unsent.clear()  # receiving meets the end
+        self._watch(port)
 
     def _watch(self, port: _Port) -> None:
-        if port.link is None or self._epoll is None:
+        if port.link is None or self._watcher is None:
             return
         frozen = self._frozen and port is not self._client
         events = 0 if frozen else select.EPOLLIN
         events |= select.EPOLLOUT if port.unsent or port.link.wants_write() else 0
-        if events == port.watched:
-            return
-        if port.watched != _NOT_AT_ALL:
-            self._epoll.modify(port.fd, events)
-        else:
-            self._epoll.register(port.fd, events)
-        port.watched = events
+        fd = port.fileno()
+        if fd != port.fd:
+            self._forget(port)
+            port.fd = fd
+        if events != port.watched:
+            self._watcher.watch(fd, events)
+            self._by_fd[fd] = port
+            port.watched = events
 
     def _arm(self, now: Micros) -> None:
-        assert self._loop is not None
+        """Have a turn when there is something to do. One that comes too early costs less than moving the timer."""
         instants = [self.proxy.next_timeout()]
         instants += [port.link.next_timeout() for port in self._ports if port.link is not None]
-        at = min((instant for instant in instants if instant is not None), default=None)
-        if at is None:
-            return
+        at = min((instant for instant in instants if instant is not None), default=NEVER)
         at = max(at, now + _TIMER_GRAIN)
+        if at < self._timer_at:
+            self._arm_at(at)
+
+    def _arm_at(self, at: Micros) -> None:
+        assert self._loop is not None
         if self._timer is not None:
-            if self._timer_at <= at:
-                return  # a turn in vain costs less than moving the timer each time
             self._timer.cancel()
         self._timer_at = at
         self._timer = self._loop.call_at(at / 1e6, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._timer_at = None, NEVER
         self._look_at_all()
 
     @property

@@ -7,8 +7,9 @@ No byte leaves that only one of the machines stands for.
     client  <-- to_client -- [comparator] <---- from_primary ---------------- primary
                                           <---- [rewriter] <-- from_secondary secondary
 
-Sans-I/O. Its driver moves frames, calls `Proxy.tick` after every batch, and sets `Proxy.drain`, by which everything
-that both machines had sent before they stood still is fed before the boundary is drawn.
+Sans-I/O. Its driver moves frames, calls `Proxy.tick` soon after every batch and at once when the proxy `asks`, and
+sets `Proxy.drain`, by which everything that both machines had sent before they stood still is fed before the boundary
+is drawn.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from pystack import Counters, Micros
 from pystack.flow.key import flow_key
 from pystack.flow.rewriter import Rewriter, RewriterConfig
 from pystack.flow.tracker import Timeouts, Tracker
-from pystack.wire.packet import PROTO_TCP, RST, SYN, Packet, parse_untrusted
+from pystack.wire.packet import FIN, PROTO_TCP, RST, SYN, Packet, parse_untrusted
 
 JOIN: Final = "join"
 """The reason of the checkpoint by which a secondary joins."""
 
 _REMEMBERED: Final = 64
+_RARE: Final = SYN | FIN | RST
 _TIMEOUTS: Final = Timeouts(established=432_000 * 1_000_000)
 """An offset dies with the tracker's flow, and without it a connection that a survivor took over: after five days of
 silence, as Linux's connection tracking has it."""
@@ -194,7 +196,7 @@ class Proxy:
                 self.tracker.observe(packet, now)
                 self.rewriter.observe_primary(packet, now)
                 self._to_secondary += self.rewriter.take_waiting()
-            self.comparator.primary(frame, now)
+            self.comparator.primary(frame, now, packet)
 
     def from_secondary(self, frame: bytes, now: Micros) -> None:
         """Take a frame of the secondary."""
@@ -210,15 +212,18 @@ class Proxy:
             if self.role is Role.PAIR:
                 self.comparator.secondary(frame, now)
             return
+        parsed: Packet | None = packet
         if packet.version:
             frame = self.rewriter.from_secondary(packet, now)
             self._to_secondary += self.rewriter.take_waiting()
+            if frame is not packet.frame:
+                parsed = _translated(packet, frame)
             if packet.proto == PROTO_TCP and self.role is Role.PAIR and not packet.flags & (SYN | RST):
                 self._repeat_client(packet, frame, now)
         elif self.role is Role.PAIR and (answer := self.mirror.answer_untrusted(packet)) is not None:
             self._to_secondary.append(answer)
         if self.role is Role.PAIR:
-            self.comparator.secondary(frame, now)
+            self.comparator.secondary(frame, now, parsed)
         else:
             self.tracker.observe(packet, now)
             self._to_client.append(frame)
@@ -244,7 +249,9 @@ class Proxy:
 
     def to_client(self) -> list[bytes]:
         """Frames for the client's network, taken."""
-        self._to_client += map(bytes, self.comparator.take_released())
+        released = self.comparator.take_released()
+        if released:
+            self._to_client += map(bytes, released)
         frames, self._to_client = self._to_client, []
         return frames
 
@@ -290,6 +297,11 @@ class Proxy:
         if due is not None and due <= now:
             self.checkpoints.request(PERIODIC, now)
             self.policy.on_request(PERIODIC, now)
+
+    @property
+    def asks(self) -> bool:
+        """Whether `tick` has something to do at once: there is a reason for a checkpoint."""
+        return self.comparator.asks
 
     def next_timeout(self) -> Micros | None:
         """When `tick` has something to do."""
@@ -419,3 +431,12 @@ class Proxy:
         self._to_secondary.clear()
         self._feed_aside(now)
         self._hear_again(now)
+
+
+def _translated(packet: Packet, frame: bytes) -> Packet | None:
+    """``packet`` of the secondary as it is in ``frame``, which differs in its numbers; None: parse it again."""
+    if packet.proto != PROTO_TCP or packet.flags & _RARE or packet.is_fragment:
+        return None
+    packet.frame = frame
+    packet.seq = int.from_bytes(frame[packet.l4 + 4 : packet.l4 + 8], "big")
+    return packet

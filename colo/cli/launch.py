@@ -43,6 +43,12 @@ def _seconds(name: str, parameter: str, default: float, text: str) -> Callable[[
 @click.option(
     "--engine", type=click.Choice(ENGINES), default="auto", show_default=True, help="How to take checkpoints."
 )
+@click.option(
+    "--placing/--no-placing",
+    default=True,
+    show_default=True,
+    help="Give each machine half of the processors, and let neither interrupt the proxy.",
+)
 @click.option("--name", default="pair", show_default=True, help="By which colo ctl finds it.")
 @click.option("--ready", default="", metavar="TEXT", help="What your guest prints on its serial line once it serves.")
 @_seconds("--boot-timeout", "boot", 60.0, "How long that may take.")

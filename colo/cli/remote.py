@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from colo.address import Address, option_text
 from pystack import Counters, UsageError
 from pystack.cli import signals
 from pystack.cli.waiting import stopped
+from pystack.drivers import hot
 
 
 class _Side(Protocol):
@@ -41,7 +41,7 @@ def run(make: Callable[[], _Side], counters: Counters | None) -> int:
 
     with signals.held():
         try:
-            return asyncio.run(main())
+            return hot.run(main())
         finally:
             for name, value in sorted(counters.snapshot().items()) if counters is not None else ():
                 click.echo(f"{value:12,d}  {name}", err=True)

@@ -9,6 +9,7 @@ from statistics import median
 import click
 
 from pystack import PystackError
+from pystack.drivers import hot
 
 ENGINES = ("auto", "x-colo", "stop-copy")
 
@@ -56,7 +57,7 @@ def command(*, accel: str, nic: str, qemu: str, engine: str, fetch_kernel: bool)
             return test
 
         try:
-            figures = asyncio.run(work()).figures
+            figures = hot.run(work()).figures
         except PystackError as error:
             click.echo(f"  NO  {error}")
             return 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import click
@@ -11,6 +10,7 @@ from colo.aio import Server, serve
 from pystack import Counters
 from pystack.cli import signals
 from pystack.cli.waiting import stopped
+from pystack.drivers import hot
 
 
 def say(line: str) -> None:
@@ -37,7 +37,7 @@ def run(make: Callable[[], Server], doing: str, counters: Counters | None) -> in
 
     with signals.held():
         try:
-            return asyncio.run(main())
+            return hot.run(main())
         finally:
             for name, value in sorted(counters.snapshot().items()) if counters is not None else ():
                 click.echo(f"{value:12,d}  {name}", err=True)

@@ -23,6 +23,7 @@ from colo.compare import CompareConfig
 from colo.drive import ProxyDriver
 from colo.proxy import Proxy, ProxyConfig
 from pystack import Counters, Micros, TapLink, UsageError
+from pystack.drivers import hot
 from pystack.drivers.namespace import CommandGuest, GuestNetwork
 
 PORT: Final = 80
@@ -129,7 +130,7 @@ class KernelPair:
             for guest in (primary, secondary):
                 guest.execute()
             time.sleep(_START_SECONDS)
-            asyncio.run(self._drive(links, client, primary, lines))
+            hot.run(self._drive(links, client, primary, lines))
         return self.outcome
 
     def _start(self, command: list[str], address: IPv4Interface, mac: bytes) -> CommandGuest:

@@ -81,6 +81,12 @@ def _choice(*words: str) -> Reader:
     return read
 
 
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Wrong
+    return value
+
+
 def _program(value: Any) -> str:
     if not _text(value):
         raise Wrong
@@ -131,6 +137,7 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = MappingProxyType(
         "": {
             "name": Key("name", _name, "letters, digits and hyphens"),
             "engine": Key("engine", _choice(*ENGINES), f"one of {', '.join(ENGINES)}"),
+            "placing": Key("placing", _switch, "true or false"),
             "ready": Key("ready", _text, "a text"),
             "boot-timeout": Key("boot", _seconds, _TIME),
             "heartbeat": Key("heartbeat", _seconds, _TIME),

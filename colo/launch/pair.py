@@ -16,6 +16,7 @@ from colo.checkpoint import CheckpointConfig
 from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.launch.engines import Chosen, Engine, choose
+from colo.launch.places import Places
 from colo.launch.plan import GUEST_ADDRESS, Plan
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.qemu.machine import Machine
@@ -61,6 +62,7 @@ class Pair:
         self.counters = Counters()
         self._tell = tell
         self._numbers = itertools.count(1)
+        self._places = Places(wanted=plan.placing)
         self._tasks: set[asyncio.Task[None]] = set()
         self._undo = contextlib.ExitStack()
         self._settled = asyncio.Event()  # after a failover
@@ -136,6 +138,7 @@ class Pair:
 
     def _attach(self, machine: Machine) -> None:
         self.driver.attach_secondary(machine.link)
+        self._places.settle(self.primary.pid, machine.pid)
         self._run(self._watch_over(machine), f"{machine.name}'s heartbeat")
 
     def _wake(self) -> None:
@@ -217,6 +220,7 @@ class Pair:
         await self.engine.fail_over()
         self.driver.lose_primary()
         gone, self.primary = self.primary, survivor
+        self._places.settle(survivor.pid, None)
         self._tell(f"{gone.name} is gone: {survivor.name} carries its connections on")
         self._settled.set()
         await gone.kill()  # its monitor and its link
@@ -225,6 +229,7 @@ class Pair:
         name = self.engine_secondary
         self.driver.lose_secondary()
         await self.engine.lose_secondary()
+        self._places.settle(self.primary.pid, None)
         self._tell(f"{name} is gone: {self.primary.name} goes on alone, and another one is to join")
         await self.protect()
 

@@ -34,6 +34,7 @@ class Plan:
         ready: what the guest prints on its serial line once it serves, "" if it says nothing; boot: within how many
             seconds.
         engine: one of `ENGINES`; ``auto`` leaves it to what works here.
+        placing: whether the machines are given their processors; see `colo.launch.places`.
         heartbeat: seconds between two; patience: how many seconds a machine may not answer before it is ended.
     """
 
@@ -44,6 +45,7 @@ class Plan:
     ready: str = ""
     boot: float = 60.0
     engine: str = "auto"
+    placing: bool = True
     heartbeat: float = 0.25
     patience: float = 5.0
 

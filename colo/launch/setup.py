@@ -19,9 +19,10 @@ from colo.qemu.machine import Guest, find_qemu, qemu_version
 from pystack import UsageError
 from pystack.cli import signals
 from pystack.cli.waiting import stopped
+from pystack.drivers import hot
 
 _REFRESH_SECONDS: Final = 0.2
-_OF_PLAN: Final = ("name", "engine", "ready", "boot", "heartbeat", "patience", "publish", "tap")
+_OF_PLAN: Final = ("name", "engine", "placing", "ready", "boot", "heartbeat", "patience", "publish", "tap")
 
 
 def plan_of(options: Mapping[str, Any]) -> Plan:
@@ -96,7 +97,7 @@ def run(plan: Plan) -> int:
     """Run it until a signal, or until the service is lost; returns the exit status."""
     path = control_path(plan.name)
     with signals.held(), janitor.scratch(run_directory(), plan.name) as directory, View() as view:
-        return asyncio.run(_run(plan, directory, path, view))
+        return hot.run(_run(plan, directory, path, view))
 
 
 async def _run(plan: Plan, directory: Path, path: Path, view: View) -> int:

@@ -182,6 +182,12 @@ class Machine:
                     future.set_exception(MonitorError(f"{self.name}: QEMU has ended."))
 
     @property
+    def pid(self) -> int:
+        """Of the process, which was started."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self.process is not None and not self.ended.done()

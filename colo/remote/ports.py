@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from pystack import Counters, Link, LinkClosed, PystackError, QemuLink, TxFrame
+from pystack.drivers import hot
 from pystack.drivers.aio import monotonic
 
 _BATCH: Final = 64
@@ -41,7 +42,7 @@ class Port:
         self._epoll = select.epoll()
         self._events = select.EPOLLIN
         self._epoll.register(link.fileno(), self._events)
-        self._loop.add_reader(self._epoll.fileno(), self._ready)
+        hot.add_reader(self._loop, self._epoll.fileno(), self._ready)
 
     def _ready(self) -> None:
         try:
@@ -107,5 +108,5 @@ class Port:
         """Look at the link no more; may be repeated."""
         if not self._closed:
             self._closed = True
-            self._loop.remove_reader(self._epoll.fileno())
+            hot.remove_reader(self._loop, self._epoll.fileno())
             self._epoll.close()

@@ -12,6 +12,7 @@ import click
 
 from pystack.cli.options import Settings
 from pystack.counters import Counters
+from pystack.drivers import hot
 from pystack.drivers.aio import Driver, monotonic
 from pystack.drivers.hostio import HostIO
 from pystack.drivers.resolvers import RESOLV_CONF
@@ -98,7 +99,7 @@ class Session:
         Raises:
             PystackError: the link or the host side failed.
         """
-        status = asyncio.run(self._serve(until()))
+        status = hot.run(self._serve(until()))
         if self._capture is not None and self._capture.failure:
             click.echo(f"pystack: {self._capture.failure}", err=True)
         if self.settings.stats or self.settings.stats_json is not None:

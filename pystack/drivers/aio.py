@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, final
 
 from pystack.clock import Micros
+from pystack.drivers import hot
 from pystack.frame import TxFrame
 from pystack.link.base import Link
 from pystack.timers import NEVER
@@ -114,7 +115,7 @@ class Driver:
         try:
             if self._hostio is not None:
                 self._epoll.register(self._hostio.fileno(), select.EPOLLIN)
-            loop.add_reader(self._epoll.fileno(), self._turn)
+            hot.add_reader(loop, self._epoll.fileno(), self._turn)
             self.wake()
             await self._ended
         finally:
@@ -122,7 +123,7 @@ class Driver:
 
     def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self._epoll is not None
-        loop.remove_reader(self._epoll.fileno())
+        hot.remove_reader(loop, self._epoll.fileno())
         self._epoll.close()
         self._epoll = self._ended = self._loop = None
         self._watched = (-1, 0)

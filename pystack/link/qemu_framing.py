@@ -86,6 +86,8 @@ class FrameDecoder:
         if self.error is not None:
             return []
         if not self._buffer:
+            if not self._vnet_hdr and 4 <= len(data) == 4 + int.from_bytes(data[:4], "big") <= self._max_frame:
+                return [(0, data[4:])]  # one frame, as a guest that answers sends it
             frames, used = self._walk(data)
             if used < len(data):
                 self._buffer += memoryview(data)[used:]

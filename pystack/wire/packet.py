@@ -4,9 +4,9 @@ Read before editing: RFC 894 and IEEE 802.1Q (framing), RFC 791 section 3.1, RFC
 section 3.1, RFC 768, virtio 1.2 section 5.1.6 (the header in front).
 
 One `Packet` per frame, no object per layer; the payload stays a pair of offsets into the frame. The ordinary frame
-(no VLAN tag, IPv4 without options, TCP) costs one `struct` call; every other one takes the general path below it, which
-agrees with it by property test. Declared lengths are checked against the bytes that are there: a slice in Python never
-overflows, it silently shortens.
+(no VLAN tag, IPv4 without options, whole) costs one `struct` call; every other one takes the general path below it,
+which agrees with it by property test. Declared lengths are checked against the bytes that are there: a slice in Python
+never overflows, it silently shortens.
 """
 
 from __future__ import annotations
@@ -136,51 +136,61 @@ def parse_untrusted(frame: bytes, vnet_hdr_len: int, counters: Counters) -> Pack
         The packet, or None when the frame cannot be what it says it is. What is merely unknown (an EtherType, an IP
         protocol) is a packet with ``version`` or ports left 0. A fragment has no ports: only ``l4``.
     """
-    # The frame that counts: untagged, IPv4 without options, not a fragment, TCP.
+    # The frames that count: untagged, IPv4 without options, not a fragment, and as long as TCP's headers are.
     if len(frame) >= vnet_hdr_len + 54:
         (ethertype, ver_ihl, tos, total, ident, frag, ttl, proto, _, src, dst, sport, dport, seq, ack, offset, flags,
          window, _, urgent) = _FAST.unpack_from(frame, vnet_hdr_len + 12)  # fmt: skip
-        l3 = vnet_hdr_len + 14
-        end = l3 + total
-        payload = l3 + 20 + ((offset >> 2) & 0x3C)
-        if (
-            ethertype == ETHERTYPE_IPV4
-            and ver_ihl == 0x45
-            and proto == PROTO_TCP
-            and not frag & (IP_MF | IP_OFFSET)
-            and l3 + 40 <= payload <= end <= len(frame)
-        ):
-            packet = Packet.__new__(Packet)
-            packet.frame = frame
-            packet.eth = vnet_hdr_len
-            packet.ethertype = ETHERTYPE_IPV4
-            packet.vlan = -1
-            packet.tags = 0
-            packet.l3 = l3
-            packet.l4 = l3 + 20
-            packet.payload = payload
-            packet.end = end
-            packet.version = 4
-            packet.src = src
-            packet.dst = dst
-            packet.proto = PROTO_TCP
-            packet.ttl = ttl
-            packet.tos = tos
-            packet.frag = frag
-            packet.ident = ident
-            packet.sport = sport
-            packet.dport = dport
-            packet.key = frame[l3 + 12 : l3 + 24]
-            packet.seq = seq
-            packet.ack = ack
-            packet.flags = flags
-            packet.window = window
-            packet.urgent = urgent
-            if vnet_hdr_len:
-                packet.vnet_flags, packet.gso_type, _, packet.gso_size, _, _ = _VNET.unpack_from(frame)
+        if ethertype == ETHERTYPE_IPV4 and ver_ihl == 0x45 and not frag & (IP_MF | IP_OFFSET):
+            l3 = vnet_hdr_len + 14
+            l4 = payload = l3 + 20
+            end = l3 + total
+            key = b""
+            if proto == PROTO_TCP:
+                payload += (offset >> 2) & 0x3C
+                fits = l4 + 20 <= payload <= end <= len(frame)
+                key = frame[l3 + 12 : l3 + 24]
+            elif proto == PROTO_UDP:
+                payload += 8
+                stop = l4 + (seq >> 16)  # UDP's length is where TCP's number starts
+                fits = payload <= stop <= end <= len(frame)
+                end = stop
+                key = frame[l3 + 12 : l3 + 24]
+                seq = ack = flags = window = urgent = 0
             else:
-                packet.vnet_flags = packet.gso_type = packet.gso_size = 0
-            return packet
+                fits = l4 <= end <= len(frame)
+                sport = dport = seq = ack = flags = window = urgent = 0
+            if fits:
+                packet = Packet.__new__(Packet)
+                packet.frame = frame
+                packet.eth = vnet_hdr_len
+                packet.ethertype = ETHERTYPE_IPV4
+                packet.vlan = -1
+                packet.tags = 0
+                packet.l3 = l3
+                packet.l4 = l4
+                packet.payload = payload
+                packet.end = end
+                packet.version = 4
+                packet.src = src
+                packet.dst = dst
+                packet.proto = proto
+                packet.ttl = ttl
+                packet.tos = tos
+                packet.frag = frag
+                packet.ident = ident
+                packet.sport = sport
+                packet.dport = dport
+                packet.key = key
+                packet.seq = seq
+                packet.ack = ack
+                packet.flags = flags
+                packet.window = window
+                packet.urgent = urgent
+                if vnet_hdr_len:
+                    packet.vnet_flags, packet.gso_type, _, packet.gso_size, _, _ = _VNET.unpack_from(frame)
+                else:
+                    packet.vnet_flags = packet.gso_type = packet.gso_size = 0
+                return packet
     return parse_general_untrusted(frame, vnet_hdr_len, counters)
 
 

@@ -6,13 +6,13 @@ way too. Frames wait here until something else is done with the comparator, as t
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from colo.compare import Comparator, CompareConfig
+from colo.framing import PLAIN, VNET, Framing
 from pystack import Counters, Micros
 
 
@@ -21,22 +21,26 @@ class FramedComparator:
 
     def __init__(self, config: CompareConfig, counters: Counters, random: Random) -> None:
         self.config = config
-        self.inner = Comparator(replace(config, framed=True), counters)
+        self._framing = Framing(framed=True, vnet=config.vnet_hdr_len > 0, vnet_hdr_len=config.vnet_hdr_len)
+        self.inner = Comparator(replace(config, framed=True, vnet_framing=self._framing.vnet), counters)
         self._random = random
         self._waiting: tuple[list[bytes], list[bytes]] = ([], [])
         self._now: Micros = 0
 
-    def primary(self, frame: bytes, now: Micros) -> None:
+    def primary(self, frame: bytes, now: Micros, _packet: object = None) -> None:
         self._wait(0, frame, now)
 
-    def secondary(self, frame: bytes, now: Micros) -> None:
+    def secondary(self, frame: bytes, now: Micros, _packet: object = None) -> None:
         self._wait(1, frame, now)
 
     def _wait(self, side: int, frame: bytes, now: Micros) -> None:
         if self._waiting[not side] or now != self._now:
             self._feed()
         self._now = now
-        self._waiting[side].append(struct.pack("!I", len(frame)) + frame)
+        self._waiting[side].append(self._prefix(len(frame)) + frame)
+
+    def _prefix(self, size: int) -> bytes:
+        return VNET.pack(size, self._framing.vnet_hdr_len) if self._framing.vnet else PLAIN.pack(size)
 
     def _feed(self) -> None:
         for waiting, feed in zip(self._waiting, (self.inner.primary_bytes, self.inner.secondary_bytes), strict=True):
@@ -50,13 +54,15 @@ class FramedComparator:
 
     def take_released(self) -> list[bytes]:
         self._feed()
-        return list(_frames(b"".join(self.inner.take_released())))
+        return list(_frames(b"".join(self.inner.take_released()), self._framing.prefix))
 
     def drop_held(self) -> list[bytes]:
         self._feed()
         # Segments are as they came, datagrams are without their prefix.
+        prefix = self._framing.prefix
         return [
-            piece[4:] if piece[:4] == struct.pack("!I", len(piece) - 4) else piece for piece in self.inner.drop_held()
+            piece[prefix:] if piece[:prefix] == self._prefix(len(piece) - prefix) else piece
+            for piece in self.inner.drop_held()
         ]
 
     def __getattr__(self, name: str) -> Any:
@@ -65,9 +71,9 @@ class FramedComparator:
         return getattr(self.inner, name)
 
 
-def _frames(stream: bytes) -> Iterator[bytes]:
+def _frames(stream: bytes, prefix: int) -> Iterator[bytes]:
     at = 0
     while at < len(stream):
-        (size,) = struct.unpack_from("!I", stream, at)
-        yield stream[at + 4 : at + 4 + size]
-        at += 4 + size
+        (size,) = PLAIN.unpack_from(stream, at)
+        yield stream[at + prefix : at + prefix + size]
+        at += prefix + size

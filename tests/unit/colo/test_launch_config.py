@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ALL = """\
 name = "web"
 engine = "stop-copy"
+placing = false
 ready = "login:"
 boot-timeout = 90
 heartbeat = 0.5
@@ -91,7 +92,7 @@ def plan(path: Path, *flags: str, **options: Any) -> Plan:
 def test_everything_that_it_says_is_in_the_plan(folder: Path) -> None:
     made = plan(written(folder, ALL))
     assert (made.name, made.engine, made.ready, made.boot) == ("web", "stop-copy", "login:", 90.0)
-    assert (made.heartbeat, made.patience, made.tap) == (0.5, 2.5, "")
+    assert (made.heartbeat, made.patience, made.tap, made.placing) == (0.5, 2.5, "", False)
     assert made.publish == (Publish.parse("127.0.0.1:8080:80"), Publish.parse("5353:53/udp"))
     guest = made.guest
     assert (guest.kernel, guest.initrd) == (folder / "vmlinuz", folder / "boot/initrd.img")
@@ -146,7 +147,7 @@ def test_a_flag_that_says_what_is_usual_wins_too(folder: Path) -> None:
 def test_what_a_flag_replaces_need_not_be_there(folder: Path) -> None:
     (folder / "vmlinuz").unlink()
     path = written(folder, ALL)
-    with pytest.raises(UsageError, match=r"line 9: .*/vmlinuz cannot be read"):
+    with pytest.raises(UsageError, match=r"line 10: .*/vmlinuz cannot be read"):
         load(path)
     assert "kernel" not in load(path, {"kernel"}).options
 
