@@ -102,6 +102,9 @@ class TcpTrack:
     def _on_segment(self, packet: Packet, me: Direction, peer: Direction, direction: int, counters: Counters) -> None:
         """RFC 9293 section 3.10.7.4, first and fifth to eighth check, as far as they can be seen from outside."""
         flags = packet.flags
+        if not flags & ACK:
+            counters.bump("flow.tcp_bad_flags")  # no end believes it
+            return
         seq = _number(packet.seq, me, peer)
         end = seq + packet.end - packet.payload + (flags & FIN)
         if not _is_plausible(me, peer, seq, end):
@@ -112,7 +115,7 @@ class TcpTrack:
         if peer.ack > me.fin != UNSET and end > me.fin + 1:
             counters.bump("flow.tcp_after_fin")
             return
-        if flags & ACK and not _note_ack(packet, me, peer, scaled=True):
+        if not _note_ack(packet, me, peer, scaled=True):
             counters.bump("flow.tcp_bad_ack")
             return
         if end > me.nxt:

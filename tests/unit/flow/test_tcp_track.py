@@ -372,6 +372,14 @@ def test_a_peer_that_was_restarted_and_opens_by_the_same_ports(watch: Watch) -> 
     assert watch.server(0, SYN | ACK, 1) is State.SYN_RECEIVED
 
 
+@pytest.mark.parametrize("flags", [0, FIN, PSH])
+def test_what_acknowledges_nothing_says_nothing(watch: Watch, flags: int) -> None:
+    watch.server(5, flags)
+    assert watch.client(0, SYN) is State.SYN_SENT
+    assert watch.server(0, flags) is State.SYN_SENT
+    assert watch.counted() == {"flow.tcp_bad_flags": 2}
+
+
 def test_a_syn_with_a_fin_is_nothing(watch: Watch) -> None:
     watch.client(0, SYN)
     assert watch.client(5, SYN | FIN) is State.SYN_SENT
