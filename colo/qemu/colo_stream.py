@@ -76,6 +76,9 @@ class ColoStream:
 
     Args:
         stops: whether to tell of `Event.SECONDARY_STOPPED`, for whoever stands beside the secondary.
+        prompt: whether to hand ``vmstate-loaded`` on before `Event.LOADED` is told. The secondary runs already, and by
+            as much as the primary runs later, its clock is behind the secondary's until the next checkpoint. For whoever
+            knows without the primary standing still what it had sent before: see `pystack.QemuLink.mark`.
 
     Attributes:
         undecided: both stand still for a checkpoint of which nobody knows yet whether the secondary will be a copy.
@@ -83,8 +86,9 @@ class ColoStream:
         counters: ``engine.bad_message``.
     """
 
-    def __init__(self, counters: Counters, *, stops: bool = False) -> None:
+    def __init__(self, counters: Counters, *, stops: bool = False, prompt: bool = False) -> None:
         self.counters = counters
+        self._prompt = prompt
         self._stops = stops
         self.undecided = False
         self.entered = False
@@ -131,6 +135,8 @@ class ColoStream:
             word = words[at : at + _WORD]
             self._word_of_secondary(word, pieces)
             pieces.append(word)
+            if self._prompt and len(pieces) > 1 and pieces[-2] is Event.LOADED:
+                pieces[-2:] = [word, Event.LOADED]
         return pieces
 
     def _word_of_secondary(self, word: bytes, pieces: list[Piece]) -> None:

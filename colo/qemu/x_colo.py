@@ -19,7 +19,7 @@ from collections.abc import Awaitable
 from typing import Final, final
 
 from colo.checkpoint import Step
-from colo.qemu.colo_stream import Event
+from colo.qemu.colo_stream import ColoStream, Event
 from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
@@ -139,7 +139,8 @@ class XColo:
                 "migrate-set-parameters", x_checkpoint_delay=_ON_DEMAND, max_bandwidth=_UNLIMITED
             )
         at, through = (spare.directory / f"{spare.name}.{suffix}" for suffix in ("state", "colo"))
-        self._relay = Relay(through, at, self._happened, self._stream_ended, self.counters)
+        stream = ColoStream(self.counters, prompt=True)
+        self._relay = Relay(through, at, self._happened, self._stream_ended, self.counters, stream=stream)
         await spare.monitor.execute("migrate-incoming", uri=f"unix:{at}")
         await self.primary.monitor.execute("migrate", uri=f"unix:{through}")
 

@@ -185,7 +185,10 @@ def _need_machines() -> None:
 @click.option("--side", "sides", type=click.Choice(pair_sides.SIDES), multiple=True, help="Measure this only.")
 @click.option("--phase", "phases", type=click.Choice(list(PHASES)), multiple=True, help="Measure this only.")
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
-def pair_command(*, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float) -> None:
+@click.option("--rounds", type=click.IntRange(1, 100), default=4, show_default=True, help="In how many rounds.")
+def pair_command(
+    *, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float, rounds: int
+) -> None:
     """Real machines under real traffic: QEMU's own COLO and colo launch, with each of its engines."""
     _need_machines()
     progress = _console(stderr=True)
@@ -193,6 +196,7 @@ def pair_command(*, json_file: Path | None, sides: tuple[str, ...], phases: tupl
         sides or pair_sides.SIDES,
         phases or list(PHASES),
         seconds,
+        rounds,
         say=lambda text: progress.print(text, style="dim", highlight=False),
     )
     pair_report.print_all(results, _console())

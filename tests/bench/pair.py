@@ -1,4 +1,8 @@
-"""Real QEMU pairs under real traffic: every phase of `pair_load` through each of `pair_sides`."""
+"""Real QEMU pairs under real traffic: every phase of `pair_load` through each of `pair_sides`.
+
+All pairs stand beside each other, and only one has traffic at a time: they take turns in rounds, so that what the host
+does meanwhile meets all of them alike.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from tests.bench.pair_load import PHASES
 from tests.bench.pair_report import Measured, Results
@@ -16,20 +21,34 @@ from tests.interop.lab import LabError
 _GRACE_SECONDS = 60.0
 
 
-def measure(names: Sequence[str], phases: Sequence[str], seconds: float, say: Say) -> Results:
-    """One pair after the other, each with all `phases`. What goes wrong with a pair is a failure of the results."""
+def measure(names: Sequence[str], phases: Sequence[str], seconds: float, rounds: int, say: Say) -> Results:
+    """All `phases` of all pairs: ``seconds`` in all of each, in ``rounds``.
+
+    What goes wrong with a pair is a failure of the results, and it is not asked anything more.
+    """
     results = Results(list(names), list(phases), about=machine())
-    for name in names:
-        say(f"{name}: starting the pair")
-        try:
-            with side(name) as pair:
-                for phase in phases:
-                    say(f"{name}: {phase}")
-                    results.runs[name, phase] = _run(pair, phase, seconds)
-                    pair.assert_sound()
-                results.notes[name] = pair.notes()
-        except LabError as error:
-            results.failures.append(f"{name}: {error}")
+    pairs: dict[str, Side] = {}
+    with ExitStack() as undo:
+        for name in names:
+            say(f"{name}: starting the pair")
+            try:
+                pairs[name] = undo.enter_context(side(name))
+            except LabError as error:
+                results.failures.append(f"{name}: {error}")
+        for phase in phases:
+            for number in range(rounds):
+                for name in list(pairs):
+                    say(f"{phase}, round {number + 1} of {rounds}: {name}")
+                    try:
+                        run = _run(pairs[name], phase, seconds / rounds)
+                        before = results.runs.get((name, phase))
+                        results.runs[name, phase] = run if before is None else before.and_then(run)
+                        pairs[name].assert_sound()
+                    except LabError as error:
+                        results.failures.append(f"{name}: {error}")
+                        del pairs[name]
+        for name, pair in pairs.items():
+            results.notes[name] = pair.notes()
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import median
@@ -17,6 +18,7 @@ QEMU = "qemu"
 MEDIAN_RATIO = 1.15
 WORST_SECONDS = 0.5
 PERIODIC = "periodic"
+_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class Measured:
     failed: int = 0
     failures: tuple[str, ...] = ()
     checkpoints: dict[str, int] = field(default_factory=dict)
+
+    def and_then(self, other: Measured) -> Measured:
+        """Both rounds as one."""
+        return Measured(
+            self.latencies + other.latencies,
+            self.seconds + other.seconds,
+            self.failed + other.failed,
+            (self.failures + other.failures)[:_TOLD],
+            dict(Counter(self.checkpoints) + Counter(other.checkpoints)),
+        )
 
     @property
     def rate(self) -> float:

@@ -26,6 +26,12 @@ def test_the_figures_of_a_phase() -> None:
     assert run.forced == 3
 
 
+def test_rounds_add_up() -> None:
+    one = Measured([0.1], 1.0, 1, ("late",), {"payload": 1})
+    both = one.and_then(Measured([0.3], 2.0, 0, (), {"payload": 2, "join": 1}))
+    assert both == Measured([0.1, 0.3], 3.0, 1, ("late",), {"payload": 3, "join": 1})
+
+
 def test_nothing_measured_is_no_good_figure() -> None:
     run = Measured([], 1.0)
     assert (run.median, run.p99, run.worst, run.rate) == (math.inf, math.inf, math.inf, 0)

@@ -70,6 +70,21 @@ def test_an_event_comes_before_the_bytes_that_let_a_machine_go_on() -> None:
     assert not stream.undecided
 
 
+def test_a_prompt_one_lets_the_primary_run_first() -> None:
+    stream = ColoStream(Counters(), prompt=True)
+    ready, request, send, loaded = (
+        words(said)
+        for said in (
+            Message.CHECKPOINT_READY, Message.CHECKPOINT_REQUEST, Message.VMSTATE_SEND, Message.VMSTATE_LOADED,
+        )
+    )  # fmt: skip
+    assert stream.from_secondary(ready) == [Event.ENTERED, ready]
+    assert stream.from_primary(request + send) == [Event.REQUESTED, request, Event.BOTH_STOPPED, send]
+    stream.from_secondary(words(Message.CHECKPOINT_REPLY) + words(Message.VMSTATE_RECEIVED))
+    assert stream.from_secondary(loaded) == [loaded, Event.LOADED]
+    assert not stream.undecided
+
+
 def test_what_is_no_message_is_handed_on_and_told_of_once() -> None:
     counters = Counters()
     stream = ColoStream(counters)
