@@ -21,6 +21,7 @@ X_COLO: Final = "x-colo"
 STOP_COPY: Final = "stop-copy"
 
 _TRIAL_SECONDS: Final = 10.0
+_TRIALS: Final = 2
 _TRIAL_CHECKPOINTS: Final = 3
 _TRIAL_MEMORY_MIB: Final = 32
 _LOOK_SECONDS: Final = 0.005
@@ -75,7 +76,11 @@ async def choose(plan: Plan, directory: Path) -> Chosen:
     """
     if plan.engine == STOP_COPY:
         return Chosen(STOP_COPY, "as asked for", StopCopy, paused_spares=True)
-    why_not = _known_trouble(plan, await qemu_version(plan.guest.qemu)) or await _trial(plan, directory)
+    why_not = _known_trouble(plan, await qemu_version(plan.guest.qemu))
+    for _ in range(0 if why_not else _TRIALS):  # a busy machine deserves a second one
+        why_not = await _trial(plan, directory)
+        if not why_not:
+            break
     if not why_not:
         return Chosen(X_COLO, "only what has changed is sent", XColo, paused_spares=False)
     if plan.engine == X_COLO:

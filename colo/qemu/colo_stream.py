@@ -77,8 +77,8 @@ class ColoStream:
     Args:
         stops: whether to tell of `Event.SECONDARY_STOPPED`, for whoever stands beside the secondary.
         prompt: whether to hand ``vmstate-loaded`` on before `Event.LOADED` is told. The secondary runs already, and by
-            as much as the primary runs later, its clock is behind the secondary's until the next checkpoint. For whoever
-            knows without the primary standing still what it had sent before: see `pystack.QemuLink.mark`.
+            as much as the primary runs later, its clock is behind the secondary's until the next checkpoint. For
+            whoever knows without the primary standing still what it had sent before: see `pystack.QemuLink.mark`.
 
     Attributes:
         undecided: both stand still for a checkpoint of which nobody knows yet whether the secondary will be a copy.

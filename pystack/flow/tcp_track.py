@@ -24,6 +24,7 @@ from pystack.wire.tcp import MAX_WINDOW_SCALE, TcpOptions, parse_options_untrust
 
 _ORIGIN: Final = 1 << 32
 _UNSCALED: Final = 65_535  # the largest window without a scale
+_RARE: Final = SYN | FIN | RST | ACK  # ACK alone of these is ordinary
 _SLACK: Final = 2  # what may be sent beyond a window: a byte to probe it, and a FIN
 
 
@@ -67,6 +68,23 @@ class TcpTrack:
 
     def observe(self, packet: Packet, direction: int, counters: Counters) -> State:
         """Note a segment of the end ``direction``; returns the state after it."""
+        flags = packet.flags
+        me, peer = self.ends[direction], self.ends[1 - direction]
+        # The segment that counts: the next one of an open connection, which acknowledges what was sent.
+        if flags & _RARE == ACK and self.state is State.ESTABLISHED and packet.seq == me.nxt & MASK:
+            ack = me.ack + (packet.ack - me.ack & MASK)
+            end = me.nxt + packet.end - packet.payload
+            if me.ack >= 0 and ack <= peer.nxt and 0 <= peer.ack <= me.nxt and end <= peer.right and me.scale >= 0:
+                me.nxt = end
+                me.ack = ack
+                me.window = window = packet.window << me.scale
+                if ack + window > me.right:
+                    me.right = ack + window
+                return State.ESTABLISHED
+        return self.observe_slowly(packet, direction, counters)
+
+    def observe_slowly(self, packet: Packet, direction: int, counters: Counters) -> State:
+        """`observe` without its shortcut: every segment, as the RFC goes through it."""
         flags = packet.flags
         me, peer = self.ends[direction], self.ends[1 - direction]
         if flags & RST:

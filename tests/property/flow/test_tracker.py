@@ -5,6 +5,7 @@ And whatever is said by whomever, its own numbers never contradict each other.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +18,7 @@ from pystack.flow.table import AtBound
 from pystack.flow.tcp_state import UNSET, EndState, end_state
 from pystack.flow.tracker import State, Timeouts, TrackedFlow, Tracker
 from pystack.link.impair import Impairment
+from pystack.seq import MASK
 from pystack.tcp.state import CLOSED, LISTEN, NAMES, SYN_RECEIVED, SYN_SENT
 from pystack.tcp.tcb import Connection
 from pystack.testing.world import Host, Talker, World
@@ -220,6 +222,42 @@ def test_no_segments_make_it_contradict_itself(
             assert ends <= {EndState.ESTABLISHED, EndState.SYN_SENT, EndState.SYN_RECEIVED, EndState.UNHEARD}
         elif flow.state is State.HALF_CLOSED:
             assert ends & {EndState.FIN_WAIT_1, EndState.FIN_WAIT_2, EndState.LAST_ACK, EndState.SYN_SENT}
+
+
+in_order = st.tuples(
+    st.booleans(), st.none(), st.none(), st.none(), st.sampled_from((b"", b"x", b"abcd")), st.sampled_from((1, 65_535))
+)
+
+
+@given(
+    script=st.lists(st.one_of(segments, in_order, in_order), max_size=30),
+    isses=st.tuples(st.sampled_from((0, 1, 0xFFFF_FFFE)), st.sampled_from((0, 0x7FFF_FFFF, 0xFFFF_FFFF))),
+)
+def test_the_shortcut_says_what_the_long_way_does(
+    script: list[tuple[bool, int | None, int | None, int | None, bytes, int]], isses: tuple[int, int]
+) -> None:
+    """A segment without numbers is the next one in order, and acknowledges all."""
+    watch = Watch(client_iss=isses[0], server_iss=isses[1])
+    watch.open()
+    quick, slow = deepcopy(watch.track), deepcopy(watch.track)
+    counters = Counters(), Counters()
+    for from_client, offset, ack, flags, payload, window in script:
+        direction = quick.opener if from_client else 1 - quick.opener
+        me, peer = quick.ends[direction], quick.ends[1 - direction]
+        packet = parse(
+            watch.lane.segment(
+                outward=not from_client,
+                seq=me.nxt & MASK if offset is None else isses[not from_client] + offset,
+                ack=peer.nxt & MASK if ack is None else isses[from_client] + ack,
+                flags=ACK if flags is None else flags,
+                payload=payload,
+                window=window,
+            )
+        )
+        assert quick.observe(packet, direction, counters[0]) is slow.observe_slowly(packet, direction, counters[1])
+        assert counters[0].snapshot() == counters[1].snapshot()
+        for one, other in zip(quick.ends, slow.ends, strict=True):
+            assert all(getattr(one, name) == getattr(other, name) for name in one.__slots__)
 
 
 @settings(max_examples=200)
