@@ -1,6 +1,6 @@
 """The comparator: the primary's output waits until the secondary has produced the same, or a checkpoint has completed.
 
-Read before editing: docs/explanation/output-commit.md (the property that all this serves), docs/explanation/compare.md.
+Read before editing: docs/explanation/output-commit.md (the property that all this serves).
 
 Sans-I/O. Frames of both machines go in, one at a time or as QEMU's framed stream cut anywhere; what may leave comes out
 of `Comparator.take_released`, what asks for a checkpoint of `Comparator.take_requests`. Around a checkpoint its owner

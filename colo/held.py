@@ -68,8 +68,12 @@ class Outbox:
     Attributes:
         ranges: what goes out. Differences are in ``differences``.
         young: flows that remember released frames since the comparator last let them forget.
+        partly: flows of whose first held frame the secondary has sent a part, and whether it waits for that part to be
+            acknowledged; in the order in which that was seen.
         frames: frames that were released so far.
-        bytes: bytes that went out so far, prefixes included; ``made`` of them are of frames that no machine sent.
+        bytes: bytes that went out so far, prefixes included; ``made`` of them are of frames, and of headers of
+            parts, that no machine sent.
+        heard: when a secondary's frame of a TCP connection was last dealt with the readable way.
         now: the time of what is being dealt with, for ``waited``, the sum of all times that released frames were held.
     """
 
@@ -80,8 +84,10 @@ class Outbox:
         "differences",
         "frames",
         "framing",
+        "heard",
         "made",
         "now",
+        "partly",
         "ranges",
         "waited",
         "young",
@@ -94,9 +100,11 @@ class Outbox:
         self.differences: list[Difference] = []
         self.young: list[Any] = []  # flows that remember released frames
         self.debtors: list[Any] = []  # flows that owe their client a window update
+        self.partly: dict[Any, bool] = {}
         self.frames = 0
         self.bytes = 0
         self.made = 0
+        self.heard: Micros = 0
         self.now: Micros = 0
         self.waited: Micros = 0
 
@@ -139,7 +147,15 @@ class Outbox:
         ranges.append([position, data, low, high])
 
     def take(self) -> list[Buffer]:
-        """Everything that was released since the last call, in the order in which the primary sent it."""
+        """Everything that was released since the last call, in the order in which the primary sent it.
+
+        Of frames that have waited until now for a part of their bytes, the other part too: not earlier, as most often
+        the rest has come by then.
+        """
+        if self.partly:
+            partly, self.partly = self.partly, {}
+            for flow, waits in partly.items():
+                flow.release_part(anywhere=waits)
         ranges = self.ranges
         if not ranges:
             return []

@@ -12,176 +12,35 @@ whatever both have sent is compared at once and dropped, so that everything belo
 and ``ahead`` holds what only one side has sent. A frame of the primary waits in ``held``, and the queue is served in
 order: its head is released when all that it carries is the secondary's too (`TcpFlow.advance`).
 
+What is known of both streams is in `colo.tcp_state`, and what may leave by that is decided in `colo.tcp_release`.
 `colo.lane` does the same for the ordinary frame, faster; ``p_open`` and ``s_open`` let it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import chain
 from typing import Final, final
 
-from colo import difference, window
+from colo import difference
 from colo.early import Early
-from colo.held import (
-    ACKNOWLEDGES,
-    DATA,
-    FLAGS,
-    HIGH,
-    LOW,
-    PAYLOAD,
-    RIGHT,
-    START,
-    STOP,
-    UNCOVERED,
-    Outbox,
-    Piece,
-    Record,
-    own,
-    with_flag,
-)
+from colo.held import DATA, FLAGS, HIGH, LOW, PAYLOAD, START, STOP, UNCOVERED, Piece, Record, own, with_flag
+from colo.negotiated import negotiated
+from colo.tcp_release import CLOSING, REMEMBERING, TcpRelease
+from colo.tcp_state import NOTHING, UNSET, trimmed
 from pystack import Micros
-from pystack.seq import unwrap
+from pystack.seq import MASK
 from pystack.wire.packet import ACK, FIN, RST, SYN, Packet
-from pystack.wire.tcp import parse_options_untrusted
 
-UNSET: Final = -1
-_ORIGIN: Final = 1 << 32  # added to the first number seen, so that what lies before it is not negative
+__all__ = ["NOTHING", "REMEMBERING", "TcpFlow"]
+
 _FAR: Final = 1 << 30  # RFC 7323 section 2.3: no window is larger, so no honest number is further away
-_HISTORY: Final = 32
-NOTHING: Final[Piece] = ()
-"""What is in `TcpFlow.single` when nothing waits, on either side."""
-REMEMBERING: Final = 512
-"""How many flows remember what they have released, `_HISTORY` frames each: more would cost more than they tell."""
-_CLOSING: Final = FIN | RST
-
-Negotiated = tuple[int, "int | None", "int | None", bool, bool]
-"""SYN and ACK flags; MSS, window scale, SACK-permitted, whether timestamps are used."""
 
 
 @final
-class TcpFlow:
-    """One connection's output of both machines. See the module's text for the names.
+class TcpFlow(TcpRelease):
+    """One connection's output of both machines, held against each other. Attributes: see `colo.tcp_state.TcpState`."""
 
-    Attributes:
-        held: frames of the primary that wait, in its order. single: with most connections no more than one piece waits,
-            of one side, and then it is here and in no list: what takes the lanes touches no more memory than it must,
-            and memory is what a packet costs where connections are many. `NOTHING` if none does; None when one has to
-            look into ``held_many`` and ``ahead_many``, which are empty otherwise. armed: whether the comparator's clock
-            watches them.
-        diverged: a difference was found, and only a checkpoint can tell how it goes on: nothing is compared.
-        ended: both sides have ended the stream, and the primary's end was released.
-    """
-
-    __slots__ = (
-        "_ack_near",
-        "_base",
-        "_below",
-        "_debt",
-        "_early_p",
-        "_early_s",
-        "_first",
-        "_iss_p",
-        "_iss_s",
-        "_near",
-        "_next_s",
-        "_p_top_ack",
-        "_p_top_right",
-        "_shift",
-        "_syn_p",
-        "_syn_s",
-        "ahead_many",
-        "armed",
-        "diverged",
-        "ended",
-        "fin_p",
-        "fin_s",
-        "held_many",
-        "history",
-        "key",
-        "limit",
-        "out",
-        "p_ack",
-        "p_nxt",
-        "p_open",
-        "p_right",
-        "p_told",
-        "rst_p",
-        "rst_s",
-        "rst_s_frame",
-        "s_ack",
-        "s_nxt",
-        "s_open",
-        "s_right",
-        "s_told",
-        "single",
-    )  # fmt: skip
-
-    def __init__(self, key: bytes, out: Outbox, limit: int) -> None:
-        self.key = key
-        self.out = out
-        self.limit = limit  # pieces of the secondary that may be ahead, and frames of the primary before help is asked
-        self.single: Piece | None = None
-        # Lists, short as they are: an empty one is a tenth of a deque, and there is one pair for every connection.
-        self.held_many: list[Record] = []
-        self.ahead_many: list[Piece] = []
-        self.history: deque[Record] | None = None  # what was released lately, to hold retransmissions against
-        self.armed = False
-        self._ack_near = self._near = UNSET
-        self._next_s: list[tuple[Packet, bytes, int, int, int, Micros]] = []
-        self._forget()
-
-    def _forget(self) -> None:
-        """Know nothing of either stream. ``held`` stays, as do the frames in ``_next_s``."""
-        self.ahead.clear()
-        self.p_open = self.s_open = False
-        self.p_nxt = self.s_nxt = UNSET
-        self._base = UNSET  # of what lies below nothing is known
-        self._first = UNSET  # where the stream begins, or began to be followed: differences are told from there on
-        self.p_ack = self._p_top_ack = self.s_ack = UNSET
-        self.p_told = self.s_told = -1  # the last acknowledgement and window as in the header, for the lanes
-        self.p_right = self._p_top_right = self.s_right = 0
-        self._shift = 0
-        self._iss_p = self._iss_s = -1  # as in the header
-        self._syn_p: Negotiated | None = None
-        self._syn_s: Negotiated | None = None
-        self.fin_p = self.fin_s = self.rst_p = self.rst_s = UNSET
-        self.rst_s_frame: bytes = b""
-        self._early_p: Early | None = None  # beyond a gap of the primary's stream
-        self._early_s: Early | None = None
-        self._below: Early | None = None  # what the secondary repeats from before this comparison began
-        self._debt: Record | None = None  # the last frame that went out with a smaller window than the primary's
-        self.diverged = False
-        self.ended = False
-
-    # -------------------------------------------------------------------------------------------------- what is waiting
-
-    @property
-    def held(self) -> list[Record]:
-        """See the class."""
-        if self.single is not None:
-            self.unfold()
-        return self.held_many
-
-    @property
-    def ahead(self) -> list[Piece]:
-        """Pieces that one side has sent and the other has not, in order and without a gap."""
-        if self.single is not None:
-            self.unfold()
-        return self.ahead_many
-
-    def unfold(self) -> None:
-        """Put what is alone in ``single`` into the lists, where everything but the lanes looks for it."""
-        single, self.single = self.single, None
-        if single:
-            self.ahead_many.append(single)
-            if len(single) > HIGH:  # a record of the primary
-                self.held_many.append(single)
-
-    def _fold(self) -> None:
-        """The opposite, when nothing waits."""
-        if self.single is None and not self.held_many and not self.ahead_many:
-            self.single = NOTHING
+    __slots__ = ()
 
     # ----------------------------------------------------------------------------------------------- the primary's side
 
@@ -250,7 +109,7 @@ class TcpFlow:
         unfinished = bool(self.held)
         self._forget()
         self._iss_p = packet.seq
-        self._syn_p = _negotiated(packet, self.out)
+        self._syn_p = negotiated(packet, self.out)
         self._shift = self._syn_p[2] or 0
         self._begin(self._unwrap(packet.seq, UNSET) + 1)
         if unfinished:
@@ -280,9 +139,9 @@ class TcpFlow:
                     self._early_p = Early(self.limit)
                 self._early_p.add(record)
             elif stop > self.p_nxt:
-                self._extend(_trimmed(record, self.p_nxt), primary=True)
+                self._extend(trimmed(record, self.p_nxt), primary=True)
                 self.p_nxt = self._drain(self._early_p, stop, primary=True)
-        if flags & _CLOSING:
+        if flags & CLOSING:
             if flags & FIN and self.fin_p == UNSET:
                 self.fin_p = stop
             if flags & RST:
@@ -329,6 +188,7 @@ class TcpFlow:
         flags = packet.flags
         if self.diverged:
             return
+        self.out.heard = now
         if self._next_s or (flags & SYN and not self._is_answer(packet)):
             # The secondary opens a connection that the primary has not opened yet: all this belongs to that one.
             if len(self._next_s) < self.limit:
@@ -339,7 +199,7 @@ class TcpFlow:
             return
         if flags & SYN:
             self._iss_s = packet.seq
-            self._syn_s = _negotiated(packet, self.out)
+            self._syn_s = negotiated(packet, self.out)
             start = self._base
         elif self._syn_p is not None and self._syn_s is None and not flags & RST:
             self.out.counters.bump("compare.secondary_stale")  # the rest of the connection before this one
@@ -356,6 +216,8 @@ class TcpFlow:
         if flags & RST:
             self.rst_s = start
             self.rst_s_frame = data[low:high]
+            if not flags & ACK and min(self._iss_p, self._iss_s) >= 0:
+                self._rst_s_own = self._unwrap(packet.seq + self._iss_p - self._iss_s & MASK, self.s_nxt)
         self._settle()
 
     def _is_answer(self, packet: Packet) -> bool:
@@ -382,8 +244,10 @@ class TcpFlow:
                 self.out.counters.bump("compare.secondary_dropped")
                 self._differ(difference.SECONDARY_QUEUE_FULL, b"", b"")
                 return
-            self._extend(_trimmed(piece, self.s_nxt), primary=False)
+            self._extend(trimmed(piece, self.s_nxt), primary=False)
             self.s_nxt = self._drain(self._early_s, stop, primary=False)
+        elif self.held and self.held[0][START] < stop:
+            self.out.partly[self] = True  # it repeats what the client does not have yet
 
     def secondary_acked(self, ack: int, window_field: int, shift: int) -> None:
         """Note another acknowledgement or window than that of the last frame. Neither goes back."""
@@ -418,11 +282,11 @@ class TcpFlow:
                 return
             start += length
             if start < there[STOP]:
-                ahead[0] = _trimmed(there, start)
+                ahead[0] = trimmed(there, start)
             else:
                 del ahead[0]
         if start < stop:
-            ahead.append(_trimmed(piece, start))
+            ahead.append(trimmed(piece, start))
 
     def _drain(self, early: Early | None, reached: int, *, primary: bool) -> int:
         """Add what was beyond a gap and is not any more; returns how far the stream goes then."""
@@ -431,177 +295,9 @@ class TcpFlow:
                 self.p_nxt = reached
             else:
                 self.s_nxt = reached
-            self._extend(_trimmed(piece, reached), primary=primary)
+            self._extend(trimmed(piece, reached), primary=primary)
             reached = piece[STOP]
         return reached
-
-    def _settle(self) -> None:
-        """After anything but the ordinary: look for conflicts, release what can go, open or close the lanes."""
-        if not self.diverged:
-            conflict = self._conflict()
-            if conflict:
-                self._differ(conflict, *self._describe_ends())
-            else:
-                self.advance()
-        self._open_lanes()
-
-    def _open_lanes(self) -> None:
-        plain = (
-            not self.diverged
-            and self.p_nxt != UNSET
-            and self.fin_p == self.fin_s == self.rst_p == self.rst_s == UNSET
-            and self._debt is None
-            and not self._next_s
-            and (self._syn_p is None or self._syn_s is not None)
-        )
-        if plain:
-            self._fold()
-        self.p_open = plain and not self._early_p
-        self.s_open = plain and not self._early_s and self.s_ack != UNSET
-
-    def _conflict(self) -> str:
-        """The reason why the two cannot become equal any more, however long one waits; "" while they can."""
-        if self._syn_p is not None and self._syn_s is not None and self._syn_p != self._syn_s:
-            return difference.OPTIONS
-        if self.rst_s != UNSET and (self.p_nxt > self.s_nxt or (self._syn_p is not None and self._syn_s is None)):
-            return difference.FLAGS
-        if self.rst_p != UNSET and (self._next_s or UNSET != self.rst_s != self.rst_p):
-            return difference.FLAGS
-        if self.fin_p != UNSET and (self.s_nxt > self.fin_p or UNSET != self.fin_s != self.fin_p):
-            return difference.FLAGS
-        if self.fin_s != UNSET and self.p_nxt > self.fin_s:
-            return difference.FLAGS
-        return ""
-
-    def advance(self) -> None:
-        """Release from the head of the queue what the secondary covers. The conditions are those of output commit."""
-        held = self.held
-        while held and not self.diverged:
-            record = held[0]
-            if not self._covered(record):
-                return
-            del held[0]
-            if record[RIGHT] > self.s_right and record[FLAGS] & ACK:
-                record = self._clamp(record)
-            self.out.emit(record)
-            self.remember(record)
-            if record[FLAGS] & _CLOSING:
-                self.ended = True
-        if self._debt is not None and not self.diverged:
-            self._pay_debt()
-
-    def _covered(self, record: Record) -> bool:
-        """Whether everything that a frame of the primary tells its peer was told by the secondary too."""
-        flags = record[FLAGS]
-        return (
-            self._payload_covered(record)
-            and (not flags & ACK or self._ack_covered(record))
-            and (not flags & SYN or self._syn_covered())
-            and (not flags & FIN or self._fin_covered(record))
-            and (not flags & RST or self._rst_covered(record))
-        )
-
-    def _payload_covered(self, record: Record) -> bool:
-        if record[STOP] == record[START]:
-            return True
-        if record[FLAGS] & UNCOVERED:
-            return self._below is not None and self._below.covers(record)
-        return record[STOP] <= self.p_nxt and record[STOP] <= self.s_nxt
-
-    def _ack_covered(self, record: Record) -> bool:
-        return record[ACKNOWLEDGES] <= self.s_ack
-
-    def _syn_covered(self) -> bool:
-        return self._syn_s is not None and self._syn_s == self._syn_p
-
-    def _fin_covered(self, record: Record) -> bool:
-        return self.fin_s == record[STOP] <= self.s_nxt
-
-    def _rst_covered(self, record: Record) -> bool:
-        return self.rst_s == record[START]
-
-    def remember(self, record: Record) -> None:
-        """Keep a released frame for a while, to hold a retransmission against it, unless too many flows do."""
-        if record[STOP] > record[START]:
-            history = self.history
-            if history is None:
-                young = self.out.young
-                if len(young) >= REMEMBERING:
-                    return
-                young.append(self)
-                history = self.history = deque(maxlen=_HISTORY)
-            history.append(record)
-
-    # ---------------------------------------------------------------------------------------------------------- windows
-
-    def _clamp(self, record: Record) -> Record:
-        """A frame whose window is larger than what the secondary can take, with as much as both can take."""
-        clamped = window.clamped(record, self.s_right, 0 if record[FLAGS] & SYN else self._shift, self.out)
-        self.out.counters.bump("compare.window_clamped")
-        if self._debt is None:
-            self.out.debtors.append(self)
-        self._debt = record
-        self.p_open = self.s_open = False  # the lanes do not look after it
-        return clamped
-
-    def _pay_debt(self) -> None:
-        """Tell the client of the window once the secondary has opened it: its own frame that says so is dropped."""
-        debt = self._debt
-        assert debt is not None
-        right = min(self.s_right, self._p_top_right)
-        if self.held or right <= debt[RIGHT] - (1 << self._shift):
-            return
-        self._debt = None
-        update = window.update(debt, self.p_nxt + (self.fin_p != UNSET), right, self._shift, self.out)
-        if update is not None:
-            self.out.counters.bump("compare.window_updates")
-            self.out.make(update)
-
-    # ------------------------------------------------------------------------------------------------------ differences
-
-    def _differ(self, reason: str, primary: bytes, secondary: bytes, offset: int = UNSET, before: int = 0) -> None:
-        if offset == UNSET:
-            offset = min(self.p_nxt, self.s_nxt)
-        self.diverged = True
-        self.p_open = self.s_open = False
-        self.out.differ(reason, self.key, max(offset - self._first, 0), primary, secondary, before)
-
-    def _differ_at(
-        self, start: int, data: bytes, mine: int, other: bytes, its: int, length: int, *, primary: bool
-    ) -> None:
-        at = difference.first_difference(data[mine : mine + length], other[its : its + length])
-        before = min(at, difference.CONTEXT_BYTES)
-        after = min(length - at, difference.CONTEXT_BYTES)
-        one = data[mine + at - before : mine + at + after]
-        two = other[its + at - before : its + at + after]
-        self._differ(difference.PAYLOAD, *((one, two) if primary else (two, one)), start + at, before)
-
-    def _differ_again(self, record: Record) -> None:
-        shown = record[DATA][
-            record[PAYLOAD] : record[PAYLOAD] + min(record[STOP] - record[START], difference.CONTEXT_BYTES)
-        ]
-        self._differ(difference.RETRANSMISSION, shown, b"", record[START])
-
-    def _describe_ends(self) -> tuple[bytes, bytes]:
-        """Both sides' SYN and ends in words."""
-        return (
-            _described(self._syn_p, self.fin_p, self.rst_p, self._first),
-            _described(self._syn_s, self.fin_s, self.rst_s, self._first),
-        )
-
-    def waits_for(self) -> tuple[int, bytes]:
-        """What the head of the queue lacks: the offset in the stream, and words."""
-        record = self.held[0]
-        flags = record[FLAGS]
-        if flags & SYN and not self._syn_covered():
-            lacking = "the secondary's SYN"
-        elif not self._payload_covered(record):
-            lacking = "bytes of the secondary"
-        elif flags & ACK and record[ACKNOWLEDGES] > self.s_ack:
-            lacking = "an acknowledgement of the secondary"
-        else:
-            lacking = "the secondary's " + ("RST" if flags & RST else "FIN")
-        return max(min(self.p_nxt, self.s_nxt) - self._first, 0), lacking.encode()
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -622,6 +318,7 @@ class TcpFlow:
         self._syn_s, self._iss_s = self._syn_p, self._iss_p
         self.fin_s, self.rst_s = self.fin_p, self.rst_p
         self.rst_s_frame = b""
+        self._rst_s_own = UNSET
         self._base = 0
         self._early_p = self._early_s = self._below = None
         self._next_s.clear()
@@ -657,22 +354,6 @@ class TcpFlow:
         lists = self.held_many or self.ahead_many
         return not self.single and not lists and not self.diverged and not self._next_s and not self._early_s
 
-    # ---------------------------------------------------------------------------------------------------------- numbers
-
-    def _unwrap(self, seq: int, near: int) -> int:
-        if near == UNSET:
-            if self._near == UNSET:
-                self._near = seq + _ORIGIN
-            near = self._near
-        return unwrap(seq, near)
-
-    def _unwrap_ack(self, ack: int, near: int) -> int:
-        if near == UNSET:
-            if self._ack_near == UNSET:
-                self._ack_near = ack + _ORIGIN
-            near = self._ack_near
-        return unwrap(ack, near)
-
 
 def _same(number: int, other: int) -> int:
     """``other`` if it is equal: the two sides then have one integer object between them, and so half the memory.
@@ -689,37 +370,6 @@ def _equal(one: bytes, at: int, other: bytes, there: int, length: int) -> bool:
     return one.startswith(memoryview(other)[there : there + length], at)
 
 
-def _trimmed(piece: Piece, start: int) -> Piece:
-    """A piece without what lies before ``start``."""
-    skip = start - piece[START]
-    return piece if skip <= 0 else (start, piece[STOP], piece[DATA], piece[PAYLOAD] + skip, *piece[4:])
-
-
 def _own_piece(piece: Piece) -> Piece:
     """A piece in bytes of its own, be it a record of the primary or a piece of the secondary."""
     return own(piece, LOW, HIGH) if len(piece) > HIGH else own(piece, 4, 5)
-
-
-def _negotiated(packet: Packet, out: Outbox) -> Negotiated:
-    options = parse_options_untrusted(packet.frame, packet.l4 + 20, packet.payload, out.counters)
-    return (
-        packet.flags & (SYN | ACK),
-        options.mss,
-        options.window_scale,
-        options.sack_permitted,
-        options.timestamps is not None,
-    )
-
-
-def _described(syn: Negotiated | None, fin: int, rst: int, base: int) -> bytes:
-    words = []
-    if syn is not None:
-        flags, mss, scale, sack, timestamps = syn
-        words.append(
-            f"SYN{'-ACK' if flags & ACK else ''} mss={mss} wscale={scale} sack={int(sack)} timestamps={int(timestamps)}"
-        )
-    if fin != UNSET:
-        words.append(f"FIN at {fin - base}")
-    if rst != UNSET:
-        words.append(f"RST at {rst - base}")
-    return (", ".join(words) or "open").encode()

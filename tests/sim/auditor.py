@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pystack.counters import Counters
+from pystack.link.segment import complete_untrusted
 from pystack.seq import sub
 from pystack.wire import checksum
-from pystack.wire.packet import ACK, FIN, PROTO_TCP, RST, SYN, Packet, parse_untrusted
+from pystack.wire.packet import ACK, FIN, PROTO_TCP, RST, SYN, VNET_NEEDS_CSUM, Packet, parse_untrusted
 from pystack.wire.tcp import TcpOptions, parse_options_untrusted
 from tests.sim.scenario import Violation
 
@@ -46,15 +47,17 @@ class Machine:
         return Machine({key: said.copy() for key, said in self.connections.items()}, set(self.datagrams))
 
 
-def _parse(frame: bytes) -> Packet | None:
-    packet = parse_untrusted(frame, 0, Counters())
+def _parse(frame: bytes, vnet_hdr_len: int) -> Packet | None:
+    packet = parse_untrusted(frame, vnet_hdr_len, Counters())
     return packet if packet is not None and packet.version == 4 else None
 
 
 def _datagram(packet: Packet) -> bytes:
     """What counts of a packet that is not TCP's, or of a fragment: not its identification, its time to live."""
-    head = packet.frame[packet.l3 : packet.l4]
-    return head[6:8] + head[9:10] + head[12:] + packet.frame[packet.l4 : packet.end]
+    eth = packet.eth
+    frame = complete_untrusted(packet.frame, eth)  # nor who filled the checksum
+    head = frame[packet.l3 - eth : packet.l4 - eth]
+    return head[6:8] + head[9:10] + head[12:] + frame[packet.l4 - eth : packet.end - eth]
 
 
 def _negotiated(options: TcpOptions) -> tuple[int | None, int | None, bool, bool]:
@@ -62,16 +65,17 @@ def _negotiated(options: TcpOptions) -> tuple[int | None, int | None, bool, bool
 
 
 class Auditor:
-    """Sees all three links."""
+    """Sees all three links, whose frames have ``vnet_hdr_len`` bytes of virtio_net_hdr."""
 
-    def __init__(self) -> None:
+    def __init__(self, vnet_hdr_len: int = 0) -> None:
+        self._vnet_hdr_len = vnet_hdr_len
         self.machines = [Machine(), Machine()]
         self.told: dict[bytes, list[int]] = {}  # the initial sequence numbers that the client knows, the newest first
         self.checked = 0
 
     def said(self, number: int, frame: bytes) -> None:
         """The machine ``number`` has sent ``frame``."""
-        packet = _parse(frame)
+        packet = _parse(frame, self._vnet_hdr_len)
         if packet is None:
             return
         machine = self.machines[number]
@@ -103,7 +107,7 @@ class Auditor:
 
     def flipped(self, frame: bytes) -> bytes:
         """A retransmission of a broken primary: other bytes under old numbers, with a right checksum."""
-        packet = _parse(frame)
+        packet = _parse(frame, self._vnet_hdr_len)
         if packet is None or packet.proto != PROTO_TCP or packet.payload_len < 2 or packet.flags & SYN:
             return frame
         said = self.machines[0].connections.get(packet.key)
@@ -112,10 +116,11 @@ class Auditor:
         body = bytearray(packet.payload_bytes())
         body[0] ^= 0xFF
         head = bytearray(frame[: packet.payload])
-        head[packet.l4 + 16 : packet.l4 + 18] = b"\0\0"
-        total = checksum.pseudo(packet.src, packet.dst, PROTO_TCP, packet.end - packet.l4)
-        total += checksum.sum16(head[packet.l4 :] + body)
-        head[packet.l4 + 16 : packet.l4 + 18] = checksum.finish(total).to_bytes(2, "big")
+        if not packet.vnet_flags & VNET_NEEDS_CSUM:
+            head[packet.l4 + 16 : packet.l4 + 18] = b"\0\0"
+            total = checksum.pseudo(packet.src, packet.dst, PROTO_TCP, packet.end - packet.l4)
+            total += checksum.sum16(head[packet.l4 :] + body)
+            head[packet.l4 + 16 : packet.l4 + 18] = checksum.finish(total).to_bytes(2, "big")
         changed = bytes(head + body)
         said.also.add((sub(packet.seq, said.iss), body[0]))  # it did say so
         return changed
@@ -126,7 +131,7 @@ class Auditor:
         Raises:
             Violation: the secondary does not stand for all that it says.
         """
-        packet = _parse(frame)
+        packet = _parse(frame, self._vnet_hdr_len)
         if packet is None:
             return
         self.checked += 1

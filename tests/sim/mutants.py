@@ -20,6 +20,7 @@ from colo.held import START, STOP, Record
 from colo.lane import Lane
 from colo.proxy import Proxy, Role
 from colo.tcp_flow import TcpFlow
+from colo.tcp_state import UNSET
 from pystack.clock import Micros
 from tests.sim.pair_scenario import PairScenario
 
@@ -85,7 +86,7 @@ def _piece_across_the_gap(original: Callable[..., None]) -> Callable[..., None]:
 
     def taken(flow: TcpFlow, piece: Any) -> None:
         shift = piece[START] - flow.s_nxt
-        if flow.s_nxt != tcp_flow.UNSET and shift > 0:
+        if flow.s_nxt != UNSET and shift > 0:
             piece = (piece[START] - shift, piece[STOP] - shift, *piece[2:])
         original(flow, piece)
 
@@ -166,9 +167,14 @@ def _hear_the_dead(original: Callable[..., None]) -> Callable[..., None]:
     return take
 
 
+def _all_but_the_last(_: TcpFlow, record: Record) -> int:
+    return record[STOP] - record[START] - 1
+
+
 MUTANTS: dict[str, Mutant] = {
     "payload need not be covered": _method(TcpFlow, "_payload_covered", lambda _: _always),
     "payload need not be equal": _any_bytes,
+    "a part of a frame need not be covered": _method(TcpFlow, "_part_covered", lambda _: _all_but_the_last),
     "an acknowledgement need not be the secondary's": _method(TcpFlow, "_ack_covered", lambda _: _always),
     "a SYN need not be the secondary's": _any_syn,
     "a SYN may negotiate something else": _any_options,
@@ -215,6 +221,8 @@ def can_show(name: str, scenario: PairScenario) -> bool:
     """Whether ``scenario`` can show the mutant ``name``: false where it would only take time."""
     if name == "what is beyond a gap is compared":
         return scenario.loss[2] > 0.1 and scenario.sizes != () and max(map(sum, scenario.sizes)) > 10_000
+    if name.startswith("a part of"):
+        return scenario.offload
     if not name.startswith("lane:"):
         return True
     if "acknowledgement" in name and "without" not in name:

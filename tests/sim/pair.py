@@ -118,14 +118,17 @@ class Pair:
     def __init__(self, scenario: PairScenario) -> None:
         self.scenario = scenario
         self.random = Random(scenario.seed ^ 0x5EED)
-        self.info = LinkInfo(mtu=scenario.mtu)
+        large = scenario.offload
+        self.info = LinkInfo(
+            mtu=scenario.mtu, vnet_hdr_len=12 if large else 0, rx_checksum=large, tx_checksum=large, tso4=large
+        )
         self.world = World(scenario.seed)
         tcp = TcpConfig(timestamps=scenario.timestamps, sack=scenario.sack, rto_max=2 * SECOND)
         self.client = self.world.host("10.0.0.1/24", info=self.info, tcp=tcp)
         near, self.client.link = memory.pair(self.info)
         self.client_link = self._impaired(near, 0)
         self.machines = [self._machine(0), self._machine(1)]
-        self.auditor = Auditor()
+        self.auditor = Auditor(self.info.vnet_hdr_len)
         self.checkpoint_client = LateClient(
             InProcessClient(
                 self._copy,
@@ -148,12 +151,15 @@ class Pair:
     # ------------------------------------------------------------------------------------------------------ building
 
     def _proxy(self) -> Proxy:
-        compare = CompareConfig(compare_timeout=300 * MILLISECOND, scan_cycle=100 * MILLISECOND)
+        vnet_hdr_len = self.info.vnet_hdr_len
+        compare = CompareConfig(
+            vnet_hdr_len=vnet_hdr_len, compare_timeout=300 * MILLISECOND, scan_cycle=100 * MILLISECOND
+        )
         patience = self.scenario.patience
         checkpoint = CheckpointConfig(
             retry_after=5 * MILLISECOND, retry_max=50 * MILLISECOND, completion_timeout=patience
         )
-        config = ProxyConfig(compare=compare, checkpoint=checkpoint)
+        config = ProxyConfig(vnet_hdr_len=vnet_hdr_len, compare=compare, checkpoint=checkpoint)
         counters = Counters()
         framed: Any = FramedComparator(compare, counters, self.random) if self.scenario.framed else None
         return Proxy(config, self.checkpoint_client, counters, comparator=framed)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from random import Random
+from typing import Any
 
 from pystack.clock import Micros
 
@@ -48,6 +49,7 @@ class PairScenario:
     flip: Micros  # when the primary starts to repeat other bytes than it had sent: a broken machine
     reset: Micros  # when one machine resets a connection by itself
     reset_by: int
+    offload: bool  # whether the machines leave segmentation and checksums to their links, as virtio lets them
 
     @classmethod
     def of(cls, seed: int) -> PairScenario:
@@ -65,7 +67,7 @@ class PairScenario:
             loss = (loss[0], loss[1], 0.2)  # gaps in what the secondary says
         receive_buffer = random.choice((4096, 65_535))
         kinds = tuple(random.choice(KINDS) for _ in range(count))
-        return cls(
+        scenario = cls(
             seed=seed,
             framed=random.random() < 0.5,
             mtu=random.choice((576, 1500)),
@@ -117,6 +119,24 @@ class PairScenario:
             flip=random.randrange(1, 50_000) if random.random() < 0.12 else 0,
             reset=random.randrange(1, 50_000) if bad else 0,
             reset_by=random.randrange(2),
+            offload=random.random() < 0.3,
+        )
+        # What happens to packets happens to segments: a large frame comes through only where nothing does.
+        return scenario.without_impairment(1) if scenario.offload else scenario
+
+    def without_impairment(self, link: int) -> PairScenario:
+        """The same with nothing that happens to packets on one link (0 the client's, 1, 2)."""
+
+        def cleared(values: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+            first, second, third = (0 if index == link else value for index, value in enumerate(values))
+            return first, second, third
+
+        return replace(
+            self,
+            loss=cleared(self.loss),
+            reorder=cleared(self.reorder),
+            duplicate=cleared(self.duplicate),
+            delay=cleared(self.delay),
         )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -50,8 +51,23 @@ def test_the_scenarios_reach_what_they_are_for() -> None:
         "compare.difference.flags",
         "rewriter.learnt",
         "mirror.ack_repeated",
+        "compare.cut",
     ):
         assert counters.get(name, 0) > 0, name
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_large_frame_waits_for_what_a_secondary_cannot_send(seed: int) -> None:
+    """Its window is full of bytes that the client does not have, as they are in a frame with others."""
+    quiet = PairScenario.of(seed).without_impairment(0).without_impairment(1).without_impairment(2)
+    scenario = replace(
+        quiet, offload=True, kinds=("same",), sizes=((60_000,),), opens=(0,), close=(True,), again=(False,), dies=2,
+        flip=0, reset=0, secondary_mss=0, unasked=(), standstill=(0, 0, 0), send_buffer=(1 << 20, 4096),
+        receive_buffer=(65_535, 65_535), datagrams=(), pings=0,
+    )  # fmt: skip
+    pair = run(scenario)
+    assert pair.proxy.counters["compare.cut"] > 5
+    assert pair.proxy.counters["checkpoint.begun"] == 0
 
 
 def test_a_scenario_is_the_same_every_time() -> None:

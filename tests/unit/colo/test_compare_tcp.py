@@ -194,26 +194,6 @@ def test_data_where_the_other_has_ended_is_a_difference(bench: Bench, primary_en
     assert bench.reasons == ["flags"]
 
 
-def test_a_reset_needs_the_secondarys_at_the_same_place(bench: Bench) -> None:
-    bench.open()
-    assert bench.p(bench.primary.rst(0)) == 0
-    assert bench.s(bench.secondary.ack(0)) == 0
-    assert bench.s(bench.secondary.rst(0)) == 1
-    assert bench.reasons == []
-
-
-def test_resets_at_different_places_are_a_difference(bench: Bench) -> None:
-    bench.open()
-    assert bench.both(bench.primary.rst(0), bench.secondary.rst(5)) == 0
-    assert bench.reasons == ["flags"]
-
-
-def test_a_reset_of_the_secondary_ends_the_wait_for_its_bytes(bench: Bench) -> None:
-    bench.open()
-    assert bench.both(bench.primary.data(0, HELLO), bench.secondary.rst(0)) == 0
-    assert bench.reasons == ["flags"]
-
-
 @pytest.mark.parametrize("iss", [1_000_000, 5])
 def test_a_reused_four_tuple_is_a_new_incarnation(bench: Bench, iss: int) -> None:
     """QEMU keeps its position, and lets everything out unchecked that lies below it."""
