@@ -292,7 +292,10 @@ def _is_static(program: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------------- the guest
 
 _NC: Final = f"nc -{'l' * 128}"  # two l or more: serve for ever, and as many clients may wait to be accepted
+_TIME_WAITS: Final = 16_384  # of a guest this small the kernel keeps 512; beyond that it resets, each machine others
+
 _SERVICES: Final = f"""
+echo {_TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets
 {_NC} -p 80 -e httpd -i -h /www &
 {_NC} -p 7 -e cat &
 {_NC} -p 9 -e xxd -p -l 16 /dev/urandom &
