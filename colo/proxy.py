@@ -412,7 +412,9 @@ class Proxy:
         self.counters.bump("proxy.joined")
         self.role = Role.PAIR
         self._joining = True
+        taken = self.checkpoints.by_reason
         self.checkpoints = Checkpoints(client, self._config.checkpoint, self.counters)
+        self.checkpoints.by_reason = taken
         self.policy = Policy(self._config.policy, self.counters)
         self._chosen_mode = Mode.COMPARE
         self.comparator.set_mode(Mode.COMPARE)  # from the checkpoint on

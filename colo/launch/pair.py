@@ -23,6 +23,7 @@ from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.report import line
+from colo.translated import TranslatedLink
 from pystack import (
     Counters,
     Driver,
@@ -41,6 +42,7 @@ _PAUSES: Final = 4096  # of the last checkpoints, to tell their median
 _QUEUE_FRAMES: Final = 4096
 _JOIN_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
+_BREATH_SECONDS: Final = 1.0  # after a failover, before another secondary is started
 _TOLD: Final = 5  # of the last differences, in the status
 
 
@@ -77,6 +79,8 @@ class Pair:
         self.driver: ProxyDriver
         self.chosen: Chosen
         self.engine: Engine
+        self._clients: Link
+        self._driving: asyncio.Task[None]
 
     # ------------------------------------------------------------------------------------------------------- the start
 
@@ -86,26 +90,28 @@ class Pair:
         Raises:
             UsageError: the machine, the device or a published port is not to be had.
         """
-        client = self._client_link()
+        self._clients = self._client_link()
         self.primary = await self._machine()
-        self.proxy = Proxy(
-            ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000)),
-            Nobody(),
-            self.counters,
-            alone=True,
-        )
-        self.driver = ProxyDriver(self.proxy, client, self.primary.link)
-        self.driver.freeze()
-        self._run(self.driver.run(), "proxy")
+        self._drive()
         self._run(self._watch_over(self.primary), "primary's heartbeat")
         self.chosen = chosen = await choose(self.plan, self.directory)  # the guest boots meanwhile
         self._tell(f"checkpoints by {chosen.name}: {chosen.why}")
-        self.engine = chosen.make(
-            self.primary, Owner(self._spare, self._attach, self.driver.quiesce, self._wake), self.counters
-        )
-        self.driver.undecided = lambda: self.engine.undecided
-        self.engine.prepare()
+        self._employ_engine()
         self.started = True
+
+    def _drive(self) -> None:
+        """A proxy between the clients and the primary, which is alone."""
+        config = ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000))
+        self.proxy = Proxy(config, Nobody(), self.counters, alone=True)
+        self.driver = ProxyDriver(self.proxy, self._clients, self.primary.link)
+        self.driver.freeze()
+        self._driving = self._run(self.driver.run(), "proxy")
+
+    def _employ_engine(self) -> None:
+        owner = Owner(self._spare, self._attach, self.driver.quiesce, self._wake)
+        engine = self.engine = self.chosen.make(self.primary, owner, self.counters)
+        self.driver.undecided = lambda: engine.undecided
+        engine.prepare()
 
     def _client_link(self) -> Link:
         if self.plan.tap:
@@ -163,6 +169,32 @@ class Pair:
         if self.plan.ready:
             self._tell(f"the guest in {machine.name} serves")
 
+    async def _protect_anew(self) -> None:
+        """After a failover: a proxy, an engine and a secondary for what was the secondary."""
+        await asyncio.sleep(_BREATH_SECONDS)  # its clients come first
+        if not self.primary.alive:
+            return  # of which is told elsewhere
+        self._driving.cancel()
+        await asyncio.gather(self._driving, return_exceptions=True)
+        self.engine.secondary = None  # the survivor, which is to stay
+        await self.engine.close()
+        old = self.proxy
+        self._clients = TranslatedLink(self._clients, old)
+        self._drive()
+        self.proxy.differences.extend(old.differences)
+        self.proxy.checkpoints.by_reason.update(old.checkpoints.by_reason)
+        self._employ_engine()
+        await self._protect_in_time()
+
+    async def _protect_in_time(self) -> None:
+        """`protect`, for as long as it takes: a machine that is alone serves on meanwhile."""
+        while not self.proxy.protected:
+            try:
+                await self.protect()
+            except UsageError as error:
+                self._tell(f"{error} {self.primary.name} goes on alone; another try follows.")
+                await asyncio.sleep(_BREATH_SECONDS)
+
     async def protect(self) -> None:
         """Let a secondary join, and wait until both are in step.
 
@@ -190,10 +222,11 @@ class Pair:
 
     # ---------------------------------------------------------------------------------------------------- watching over
 
-    def _run(self, work: Any, name: str) -> None:
+    def _run(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -214,16 +247,20 @@ class Pair:
 
     async def _lose_primary(self) -> None:
         survivor = self.engine.secondary
+        lost = PystackError(f"{self.primary.name} has ended, and nobody can carry on: the service is lost.")
         if survivor is None or not self.proxy.protected or not survivor.alive:
-            raise PystackError(f"{self.primary.name} has ended, and nobody can carry on: the service is lost.")
+            raise lost
         self.failover_at = time.monotonic()
         await self.engine.fail_over()
+        if not survivor.alive:
+            raise lost
         self.driver.lose_primary()
         gone, self.primary = self.primary, survivor
         self._places.settle(survivor.pid, None)
         self._tell(f"{gone.name} is gone: {survivor.name} carries its connections on")
         self._settled.set()
         await gone.kill()  # its monitor and its link
+        await self._protect_anew()
 
     async def _lose_secondary(self) -> None:
         name = self.engine_secondary
@@ -231,7 +268,7 @@ class Pair:
         await self.engine.lose_secondary()
         self._places.settle(self.primary.pid, None)
         self._tell(f"{name} is gone: {self.primary.name} goes on alone, and another one is to join")
-        await self.protect()
+        await self._protect_in_time()
 
     async def _watch_over(self, machine: Machine) -> None:
         """End a machine that does not answer any more: then it is gone for everybody, and cannot come back to life."""
@@ -275,6 +312,7 @@ class Pair:
         """
         if not self.started or not self.proxy.protected:
             raise UsageError("There is no secondary that could carry on.")
+        self._settled.clear()
         await self.primary.kill()
         await self._settled.wait()
 

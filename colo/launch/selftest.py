@@ -103,11 +103,20 @@ class Selftest:
             self._stop.set()
             for client in clients:
                 await asyncio.wait_for(client, _ANSWER_SECONDS)
+            await self._protected_again()
         finally:
             for task in (*clients, watched):
                 task.cancel()
             await asyncio.gather(*clients, watched, return_exceptions=True)
         self._assert_sound()
+
+    async def _protected_again(self) -> None:
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while not self.pair.proxy.protected:
+            if time.monotonic() > deadline:
+                raise Failed(f"No other secondary joins the survivor within {_ANSWER_SECONDS:.0f} s.")
+            await asyncio.sleep(0.01)
+        self._tell("another secondary has joined the survivor")
 
     def _pause(self) -> str:
         pauses = self.figures.pauses

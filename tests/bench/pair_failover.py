@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from tests.bench.pair_outage import BUSY, IDLE
-from tests.bench.pair_sides import ADDRESS, Launched, Say, launched
+from tests.bench.pair_sides import ADDRESS, Say, launched
 from tests.interop.lab import LabError, wait_for
 
 VICTIMS = ("primary", "secondary")
@@ -56,14 +56,9 @@ def _once(engine: str, victim: str) -> dict[str, Any]:
         pair.assert_no_panic()
         if done.returncode:
             raise LabError(f"the clients: {done.stderr.decode(errors='replace').strip()[-300:]}")
-        wait_for(lambda: _settled(pair, victim), f"the pair without its {victim}", _REJOIN_SECONDS)
+        wait_for(lambda: pair.status()["state"] == "protected", "another secondary", _REJOIN_SECONDS)
         told: dict[str, Any] = json.loads(done.stdout)
         return told
-
-
-def _settled(pair: Launched, victim: str) -> bool:
-    """The survivor of the primary goes on alone, and the primary gets another secondary."""
-    return bool(pair.status()["state"] == ("secondary alone" if victim == "primary" else "protected"))
 
 
 def print_all(outages: Outages, console: Console) -> None:

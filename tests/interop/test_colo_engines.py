@@ -89,9 +89,20 @@ def test_sixty_connections_and_a_download_survive_the_primary(directory: Path) -
             loss = await lose(pair, "primary")
             seen = f"next byte after {loss.next_byte * 1e3:.0f} ms, longest silence {loss.longest_silence:.2f} s"
             print(f"\n  {seen}")
-            assert pair.pair.status()["state"] == "secondary alone"
+            assert pair.pair.primary.name == "vm2"
+            await protected_without(pair, "vm2")
+            await lose(pair, "primary", idle=10)  # connections that were opened since, through the proxy of then
 
     asyncio.run(scene())
+
+
+async def protected_without(pair: Live, before: str) -> None:
+    """Wait until the pair is protected by another secondary than ``before``."""
+    for _ in range(round(PATIENCE / 0.1)):
+        if pair.pair.proxy.protected and pair.pair.engine_secondary != before:
+            break
+        await asyncio.sleep(0.1)
+    assert pair.pair.status()["state"] == "protected"
 
 
 @pytest.mark.parametrize("engine", [X_COLO, STOP_COPY])
@@ -103,11 +114,7 @@ def test_sixty_connections_and_a_download_survive_the_secondary_and_another_one_
             first = pair.pair.engine_secondary
             loss = await lose(pair, "secondary", idle=10)
             print(f"\n  {engine}: longest silence {loss.longest_silence:.2f} s")
-            for _ in range(round(PATIENCE / 0.1)):
-                if pair.pair.proxy.protected and pair.pair.engine_secondary != first:
-                    break
-                await asyncio.sleep(0.1)
-            assert pair.pair.status()["state"] == "protected"
+            await protected_without(pair, first)
             loss = await lose(pair, "primary", idle=10)  # and what has joined is worth as much as the first one
 
     asyncio.run(scene())
@@ -132,10 +139,8 @@ def test_answers_that_never_agree_are_right_all_the_same(directory: Path) -> Non
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize(
-    ("at", "counter"), [(Event.REQUESTED, "engine.not_begun"), (Event.BOTH_STOPPED, "engine.not_loaded")]
-)
-def test_a_secondary_that_falls_silent_in_a_checkpoint_is_replaced(directory: Path, at: Event, counter: str) -> None:
+@pytest.mark.parametrize("at", [Event.REQUESTED, Event.BOTH_STOPPED])
+def test_a_secondary_that_falls_silent_in_a_checkpoint_is_replaced(directory: Path, at: Event) -> None:
     """As one does that cannot load its copy: QEMU tells nobody. Clients wait for some seconds, and lose nothing."""
 
     async def scene() -> None:
@@ -160,8 +165,10 @@ def test_a_secondary_that_falls_silent_in_a_checkpoint_is_replaced(directory: Pa
                     break
                 await asyncio.sleep(0.1)
             assert pair.pair.status()["state"] == "protected"
-            counters = pair.pair.counters  # whoever notices first; on a busy host the heartbeat may
-            assert counters[counter] + counters["pair.heartbeats_lost"] >= 1, counters.snapshot()
+            # Whoever notices first; on a busy host the heartbeat may. A signal takes its time, so that the secondary
+            # may have got further than it should.
+            noticed = ("engine.not_begun", "engine.not_loaded", "pair.heartbeats_lost")
+            assert sum(pair.pair.counters[name] for name in noticed) >= 1
             await echo.turn()
             echo.close()
 

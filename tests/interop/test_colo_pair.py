@@ -167,11 +167,18 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
         (victim,) = _pids(tmp_path, status["primary"])
         os.kill(victim, signal.SIGSTOP)
         assert asked(client, b"four\n") == b"four\n"
-        after = pair.until(state="secondary alone")
-        assert after["primary"] == status["secondary"]
-        refused = colo("ctl", "failover", env=env)
-        assert (refused.returncode, refused.stderr) == (2, "colo: There is no secondary that could carry on.\n")
-        client.close()
+        pair.until(primary=status["secondary"])
+
+        # Another secondary joins the survivor. Then that dies, and connections of both times go on.
+        later = pair.connected()
+        status = pair.until(state="protected")
+        assert status["secondary"] not in {"", status["primary"]}
+        assert colo("ctl", "failover", env=env).returncode == 0
+        for connection, line in ((client, b"five\n"), (later, b"six\n")):
+            assert asked(connection, line) == line
+        assert pair.until(primary=status["secondary"])["checkpoints_by_reason"]["asked for"] == 1
+        for connection in (client, later):
+            connection.close()
         said = pair.end()
         assert pair.process.returncode == 0, said
     assert leftover(tmp_path) == []
@@ -200,12 +207,13 @@ def test_nothing_is_left_when_it_is_killed_half_way(env: dict[str, str], tmp_pat
             time.sleep(0.05)
 
 
-def test_the_service_is_lost_with_the_last_machine(env: dict[str, str], tmp_path: Path) -> None:
-    with launched(env) as pair:
+@pytest.mark.parametrize("order", [("vm1", "vm2"), ("vm2", "vm1")])
+def test_the_service_is_lost_with_the_last_machine(env: dict[str, str], tmp_path: Path, order: tuple[str, str]) -> None:
+    with launched(env, "--engine", "stop-copy") as pair:
         pair.until(state="protected")
-        assert colo("ctl", "failover", env=env).returncode == 0
-        (victim,) = _pids(tmp_path, pair.until(state="secondary alone")["primary"])
-        os.kill(victim, signal.SIGKILL)
+        for name in order:
+            (victim,) = _pids(tmp_path, name)
+            os.kill(victim, signal.SIGKILL)
         said = pair.process.communicate(timeout=_PATIENCE)[0]
         assert pair.process.returncode == 1
         assert "and nobody can carry on: the service is lost." in said

@@ -102,7 +102,7 @@ def test_the_protected_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 told += manager.recv(4096) + b"\n"
             assert b"STATUS=protected: " in told
             assert downloaded(port, env) == page
-            assert status(env)["state"] == "secondary alone"
+            assert status(env)["primary"] == "vm2"
             assert "protected" in ended(pair, signal.SIGTERM)
             told = b""
             while b"STOPPING=1" not in told:
