@@ -89,6 +89,10 @@ class Board:
         if self._live is None:
             self.console.print(line, soft_wrap=True)
 
+    def mention(self, line: Text) -> None:
+        """Print it once, above what is drawn, where it stays."""
+        self.console.print(line, soft_wrap=True)
+
     def draw(self, below: RenderableType, *, at_once: bool = False) -> None:
         """Draw the lines and ``below`` them the rest, if it is time."""
         now = time.monotonic()

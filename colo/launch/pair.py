@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable
@@ -43,12 +44,17 @@ _QUEUE_FRAMES: Final = 4096
 _JOIN_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.02
 _BREATH_SECONDS: Final = 1.0  # after a failover, before another secondary is started
+_SHOWN: Final = 2  # machines whose command lines are told
 _TOLD: Final = 5  # of the last differences, in the status
 
 
 @final
 class Pair:
     """Runs the machines of ``plan`` with their files in ``directory``.
+
+    Args:
+        tell: called with what happens, for a person. runs: with the command lines of the first two machines; those of
+            later ones differ in their names.
 
     Attributes:
         proxy, driver: at work once `start` has returned. engine: takes the checkpoints.
@@ -58,8 +64,15 @@ class Pair:
         pauses: how long both machines stood still in the last checkpoints, microseconds.
     """
 
-    def __init__(self, plan: Plan, directory: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        tell: Callable[[str], None],
+        runs: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.plan = plan
+        self._runs = runs
         self.directory = directory
         self.counters = Counters()
         self._tell = tell
@@ -129,7 +142,10 @@ class Pair:
         return near
 
     async def _machine(self, *, incoming: bool = False, paused: bool = False) -> Machine:
-        name = f"vm{next(self._numbers)}"
+        number = next(self._numbers)
+        name = f"vm{number}"
+        if number <= _SHOWN:
+            self._runs(shlex.join(self.plan.guest.argv(name, self.directory, incoming=incoming, paused=paused)))
         machine = Machine(self.plan.guest, name, self.directory, self.counters)
         try:
             await machine.start(incoming=incoming, paused=paused)

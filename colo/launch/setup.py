@@ -108,7 +108,7 @@ async def _run(plan: Plan, directory: Path, path: Path, view: View) -> int:
         view.tell(text)
         manager.tell(STATUS=text)
 
-    pair = Pair(plan, directory, tell)
+    pair = Pair(plan, directory, tell, view.mention)
     ended = asyncio.Event()
     waiting = asyncio.create_task(stopped())
     refreshing = asyncio.create_task(_refresh(pair, view))

@@ -45,6 +45,10 @@ class View:
         line.append(text, style="default")
         self._board.add(line)
 
+    def mention(self, text: str) -> None:
+        """Something that need not stay in sight."""
+        self._board.mention(Text(text, style="dim"))
+
     def refresh(self, pair: Pair) -> None:
         """Draw the table anew."""
         self._board.draw(table(rows(pair)))
