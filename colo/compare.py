@@ -36,7 +36,7 @@ from pystack.wire.packet import PROTO_TCP, Packet, parse_untrusted
 __all__ = ["Comparator", "CompareConfig", "Difference", "Mode"]
 
 _SECOND: Final = 1_000_000
-_FORGET_BYTES: Final = 4 << 20  # of the primary's output, after which remembered frames are forgotten, twice
+_FORGET_BYTES: Final = 1 << 20  # of the primary's output, after which remembered frames are forgotten, twice
 _COMPACT_BYTES: Final = 16 << 20  # of the primary's output, after which held frames get bytes of their own; but as
 _COMPACT_BYTES_A_FLOW: Final = 16 << 10  # each flow is looked at for that, no more often than this, counted by flows
 _OPAQUE: Final = b"opaque"
