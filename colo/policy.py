@@ -52,10 +52,9 @@ class PolicyConfig:
             waits for half of it on average and for all of it at worst: 100 ms is what a person does not notice, and
             takes 3 % of the machines' time where a checkpoint takes 3 ms.
         window, max_rate: more checkpoints than max_rate within window that differences have caused mean periodic mode.
-        The
-            default is the rate of periodic mode itself: above it, comparing takes more checkpoints than not comparing.
-        max_share_percent: so does more than this share of the time spent in such checkpoints, within the window or,
-        where
+            0 stands for the rate of periodic mode itself, window / periodic_interval, and is replaced by it: above
+            that, comparing takes more checkpoints than not comparing.
+        max_share_percent: so does more than this share of the time spent in such checkpoints, within the window or, if
             they are that long, within the time of `COST_CHECKPOINTS` of them. At 50 % the machines differ again in less
             time than a checkpoint takes.
         hold, hold_max: how long periodic mode is kept before comparing is tried again. A relapse doubles it up to
@@ -71,7 +70,7 @@ class PolicyConfig:
     forced: Choice | None = None
     periodic_interval: Micros = 100 * _MILLISECOND
     window: Micros = 2 * _SECOND
-    max_rate: int = 20
+    max_rate: int = 0
     max_share_percent: int = 50
     hold: Micros = 5 * _SECOND
     hold_max: Micros = 300 * _SECOND
@@ -81,9 +80,13 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         if self.forced not in (None, "compare", "periodic"):
             raise UsageError(f"the mode is {self.forced!r}; it must be 'compare', 'periodic' or not be given")
-        for name in ("periodic_interval", "window", "max_rate", "hold", "peace"):
+        for name in ("periodic_interval", "window", "hold", "peace"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.max_rate < 0:
+            raise UsageError(f"max_rate is {self.max_rate}; it must be 0 or above")
+        if not self.max_rate:
+            object.__setattr__(self, "max_rate", max(self.window // self.periodic_interval, 1))
         if self.hold_max < self.hold:
             raise UsageError(f"hold_max is {self.hold_max} us; it must be at least hold, {self.hold} us")
         for name in ("max_share_percent", "table_back_percent"):

@@ -62,6 +62,8 @@ def line(difference: Difference) -> str:
             f"{text}, offset {difference.offset}: primary {difference.primary[at : at + 16]!r},"
             f" secondary {difference.secondary[at : at + 16]!r}"
         )
+    if difference.offset:  # 0 stands for the beginning, and for a difference that is of no place
+        text += f", offset {difference.offset}"
     if difference.primary or difference.secondary:
         text += f": {difference.primary.decode('ascii', 'replace')}"
         if difference.secondary:

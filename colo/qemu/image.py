@@ -3,6 +3,7 @@
 It has a fixed address on its first network card and serves
 
     80/tcp         HTTP: /index.html, /1k, /1m and /8m, whose content `file_bytes` tells
+    81/tcp         HTTP: index.html, whatever is asked for, and always the same bytes: no Date in its header
     7/tcp, 7/udp   echo
     9/tcp          a line of 16 bytes from /dev/urandom in hex, for each connection: no two machines say the same
 
@@ -297,13 +298,20 @@ _TIME_WAITS: Final = 16_384  # of a guest this small the kernel keeps 512; beyon
 _SERVICES: Final = f"""
 echo {_TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets
 {_NC} -p 80 -e httpd -i -h /www &
+{_NC} -p 81 -e sh /bin/answer &
 {_NC} -p 7 -e cat &
 {_NC} -p 9 -e xxd -p -l 16 /dev/urandom &
 udp-echo &
 listens() {{ until grep -qs ":$2 0*:0000 " /proc/net/$1 /proc/net/${{1}}6; do usleep 10000; done; }}
-listens tcp 0050; listens tcp 0007; listens tcp 0009; listens udp 0007
+listens tcp 0050; listens tcp 0051; listens tcp 0007; listens tcp 0009; listens udp 0007
 echo {READY}
 while :; do sleep 86400; done
+"""
+
+# The answer to a request that was read to the end: what is left unread would reset the connection.
+_ANSWER: Final = b"""#!/bin/busybox sh
+while read -r line && [ ${#line} -gt 1 ]; do :; done
+cat /answer
 """
 
 # Debian's busybox has no udpsvd, and its nc no UDP, so that this is a program of our own. edi is the socket throughout.
@@ -353,6 +361,8 @@ def default_guest(
         drivers=[name for names in CARDS.values() for name in names if kernel.has(name)],
         files=[
             ("bin/udp-echo", _PROGRAM, _udp_echo(ipv6=address6 is not None)),
+            ("bin/answer", _PROGRAM, _ANSWER),
+            ("answer", _FILE, b"HTTP/1.0 200 OK\r\nContent-Length: 11\r\n\r\n" + file_bytes("index.html")),
             ("www", _FOLDER, b""),
             *((f"www/{name}", _FILE, file_bytes(name)) for name in FILES),
         ],

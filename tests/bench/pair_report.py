@@ -138,7 +138,7 @@ def _table(results: Results) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("requests", "per second", "median", "p99", "worst", "failed", "median / QEMU's", "p99 / QEMU's"):
         table.add_column(name, justify="right")
-    table.add_column("checkpoints/s")
+    table.add_column("checkpoints/s (of 1,000 requests)")
     for phase in results.phases:
         for side in results.sides:
             run = results.runs.get((side, phase))
@@ -152,7 +152,11 @@ def _cells(run: Measured, theirs: Measured | None) -> list[str]:
     ratios = ["–", "–"]
     if theirs is not None:
         ratios = [f"{run.median / theirs.median:.2f}", f"{run.p99 / theirs.p99:.2f}"]
-    reasons = [f"{reason} {number / run.seconds:.2f}" for reason, number in sorted(run.checkpoints.items())]
+    requests = max(len(run.latencies), 1)
+    reasons = [
+        f"{reason} {number / run.seconds:.2f} ({1000 * number / requests:.1f})"
+        for reason, number in sorted(run.checkpoints.items())
+    ]
     head = [str(len(run.latencies)), f"{run.rate:.1f}", *times, str(run.failed)]
     return [*head, *ratios, "\n".join(reasons) or "none"]
 

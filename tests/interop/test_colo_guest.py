@@ -34,6 +34,7 @@ class Ports(NamedTuple):
     """Where the guest's services are on 127.0.0.1."""
 
     http: int
+    fixed: int
     echo: int
     random: int
     udp_echo: int
@@ -49,8 +50,14 @@ def free_port(kind: socket.SocketKind) -> int:
 def forwarded() -> tuple[Ports, str]:
     """Free ports, and QEMU's network with the guest behind them."""
     tcp, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
-    ports = Ports(free_port(tcp), free_port(tcp), free_port(tcp), free_port(datagram))
-    rules = [("tcp", ports.http, 80), ("tcp", ports.echo, 7), ("tcp", ports.random, 9), ("udp", ports.udp_echo, 7)]
+    ports = Ports(free_port(tcp), free_port(tcp), free_port(tcp), free_port(tcp), free_port(datagram))
+    rules = [
+        ("tcp", ports.http, 80),
+        ("tcp", ports.fixed, 81),
+        ("tcp", ports.echo, 7),
+        ("tcp", ports.random, 9),
+        ("udp", ports.udp_echo, 7),
+    ]
     return ports, "user,id=n0" + "".join(f",hostfwd={kind}:127.0.0.1:{ours}-:{its}" for kind, ours, its in rules)
 
 
@@ -70,6 +77,8 @@ def test_the_guest_serves(ports: Ports) -> None:
         assert get(ports.http, f"/{name}") == (200, file_bytes(name))
     assert get(ports.http, "/") == (200, b"hello colo\n")
     assert get(ports.http, "/absent")[0] == 404
+    for path in ("/", "/whatever"):
+        assert get(ports.fixed, path) == (200, b"hello colo\n")
     assert_tcp_echo(ports.echo)
     assert_udp_echo(ports.udp_echo)
     said = {asyncio.run(asyncio.wait_for(exchange(ports.random), _PATIENCE)) for _ in range(3)}

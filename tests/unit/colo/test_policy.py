@@ -79,6 +79,24 @@ def test_more_differences_than_that_mean_periodic_mode() -> None:
     assert moved(policy) == {"policy.to_periodic.differences": 1}
 
 
+@pytest.mark.parametrize(
+    ("interval", "window", "rate"),
+    [(100 * MS, 2 * SECOND, 20), (10 * MS, 2 * SECOND, 200), (SECOND, 2 * SECOND, 2), (60 * SECOND, 2 * SECOND, 1)],
+)
+def test_the_rate_that_is_too_high_follows_the_period(interval: Micros, window: Micros, rate: int) -> None:
+    config = PolicyConfig(periodic_interval=interval, window=window)
+    assert config.max_rate == rate
+    policy = Policy(config)
+    now = differ(policy, rate, 0)
+    assert policy.choose(now) is Mode.COMPARE
+    now = differ(policy, 1, now)
+    assert policy.choose(now) is Mode.PERIODIC
+
+
+def test_a_rate_that_was_chosen_stays() -> None:
+    assert PolicyConfig(periodic_interval=SECOND, max_rate=7).max_rate == 7
+
+
 def test_what_left_the_window_does_not_count() -> None:
     policy = Policy()
     differ(policy, CONFIG.max_rate, 0, every=1)
@@ -176,7 +194,7 @@ def test_after_its_time_comparing_is_tried_again() -> None:
 
 
 def test_the_differences_of_last_time_are_forgotten_by_then() -> None:
-    policy = Policy(PolicyConfig(hold=1, window=3600 * SECOND))
+    policy = Policy(PolicyConfig(hold=1, window=3600 * SECOND, max_rate=CONFIG.max_rate))
     now = rise(policy, fall(policy, 0))
     assert policy.recent(now) == 0
     assert policy.choose(now) is Mode.COMPARE
@@ -415,7 +433,7 @@ def test_in_periodic_mode_a_checkpoint_begins_every_interval_and_a_failed_one_is
         {"forced": "sometimes"},
         {"periodic_interval": 0},
         {"window": 0},
-        {"max_rate": 0},
+        {"max_rate": -1},
         {"hold": 0},
         {"hold": 2, "hold_max": 1},
         {"peace": 0},

@@ -168,6 +168,14 @@ def test_flows_of_every_kind_have_a_name() -> None:
     assert flow_text(b"") == "no flow in particular"
 
 
+def test_a_line_says_where_in_the_stream() -> None:
+    assert line(Difference("timeout", KEY, 2920, b"bytes of the secondary")) == (
+        "the primary waits in vain: TCP 10.0.0.2:80 > 10.0.0.1:5000, offset 2920: bytes of the secondary"
+    )
+    assert line(Difference("flags", KEY, 7, b"FIN at 7", b"open")).endswith(", offset 7: FIN at 7 / open")
+    assert line(Difference("table_full")) == "there are more flows than can be tracked: no flow in particular"
+
+
 def test_differences_of_one_second_are_told_up_to_a_bound() -> None:
     now = 5.0
     said: list[str] = []
