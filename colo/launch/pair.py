@@ -53,8 +53,8 @@ class Pair:
     """Runs the machines of ``plan`` with their files in ``directory``.
 
     Args:
-        tell: called with what happens, for a person. runs: with the command lines of the first two machines; those of
-            later ones differ in their names.
+        tell: called with what happens, for a person. runs: with the command lines of the first two machines, once both
+            work; those of later ones differ in their names.
 
     Attributes:
         proxy, driver: at work once `start` has returned. engine: takes the checkpoints.
@@ -73,6 +73,8 @@ class Pair:
     ) -> None:
         self.plan = plan
         self._runs = runs
+        self._commands: list[str] = []  # that are to be told once they are seen to work
+        self._retired: list[Engine] = []
         self.directory = directory
         self.counters = Counters()
         self._tell = tell
@@ -92,6 +94,7 @@ class Pair:
         self.driver: ProxyDriver
         self.chosen: Chosen
         self.engine: Engine
+        self._joining: asyncio.Task[None] | None = None  # after a failover
         self._clients: Link
         self._driving: asyncio.Task[None]
 
@@ -145,7 +148,9 @@ class Pair:
         number = next(self._numbers)
         name = f"vm{number}"
         if number <= _SHOWN:
-            self._runs(shlex.join(self.plan.guest.argv(name, self.directory, incoming=incoming, paused=paused)))
+            self._commands.append(
+                shlex.join(self.plan.guest.argv(name, self.directory, incoming=incoming, paused=paused))
+            )
         machine = Machine(self.plan.guest, name, self.directory, self.counters)
         try:
             await machine.start(incoming=incoming, paused=paused)
@@ -188,11 +193,12 @@ class Pair:
     async def _protect_anew(self) -> None:
         """After a failover: a proxy, an engine and a secondary for what was the secondary."""
         await asyncio.sleep(_BREATH_SECONDS)  # its clients come first
-        if not self.primary.alive:
+        if not self.primary.alive or self._closing:
             return  # of which is told elsewhere
         self._driving.cancel()
         await asyncio.gather(self._driving, return_exceptions=True)
         self.engine.secondary = None  # the survivor, which is to stay
+        self._retired = [self.engine]
         await self.engine.close()
         old = self.proxy
         self._clients = TranslatedLink(self._clients, old)
@@ -224,6 +230,9 @@ class Pair:
             if self.proxy.role is not Role.PAIR or time.monotonic() > deadline:
                 raise UsageError(f"The secondary does not join: {self._why_not()}")
             await asyncio.sleep(0.01)
+        commands, self._commands = self._commands, []
+        for command in commands:
+            self._runs(command)
         self._tell(f"protected: {self.engine_secondary} is in step with {self.primary.name}")
 
     def _why_not(self) -> str:
@@ -276,7 +285,7 @@ class Pair:
         self._tell(f"{gone.name} is gone: {survivor.name} carries its connections on")
         self._settled.set()
         await gone.kill()  # its monitor and its link
-        await self._protect_anew()
+        self._joining = self._run(self._protect_anew(), "another secondary")
 
     async def _lose_secondary(self) -> None:
         name = self.engine_secondary
@@ -361,8 +370,12 @@ class Pair:
     async def close(self) -> None:
         """End everything."""
         self._closing = True
+        if self._joining is not None:
+            self._joining.cancel()
+            await asyncio.gather(self._joining, return_exceptions=True)
         if self.started:
-            await self.engine.close()
+            for engine in (*self._retired, self.engine):
+                await engine.close()
         if hasattr(self, "primary"):
             await self.primary.kill()
         tasks = list(self._tasks)

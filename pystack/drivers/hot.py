@@ -53,7 +53,10 @@ class HotSelector(selectors.BaseSelector):
 
     Attributes:
         disturbed: set when the loop has been asked for anything, so that it must not wait on.
+        later: the loop's ``call_soon``.
     """
+
+    later: Callable[..., object]
 
     def __init__(self) -> None:
         self._cold = selectors.EpollSelector()
@@ -77,6 +80,8 @@ class HotSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What asyncio is to deal with, once there is something or ``timeout`` seconds have passed."""
+        if timeout is not None and timeout <= 0:
+            return self._look_only()
         self.disturbed = False
         end = None if timeout is None else time.monotonic() + timeout
         while not self.disturbed:
@@ -88,6 +93,14 @@ class HotSelector(selectors.BaseSelector):
                 if timeout <= 0:
                     break
         return []
+
+    def _look_only(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """Asyncio has something to do: what is hot comes after that, as what is ready later always does."""
+        happened = self._epoll.poll(0, _MOST_EVENTS)
+        hot = [event for event in happened if event[0] in self._owners]
+        if hot:
+            self.later(self._serve, hot)
+        return self._cold.select(0) if len(hot) < len(happened) else []
 
     def _serve(self, happened: Events) -> bool:
         """Tell the owners; whether anything is left for asyncio."""
@@ -143,6 +156,7 @@ class HotLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.hot = HotSelector()
         super().__init__(self.hot)
+        self.hot.later = self.call_soon
 
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None

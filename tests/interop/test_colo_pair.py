@@ -132,8 +132,8 @@ def asked(sock: socket.socket, line: bytes) -> bytes:
     return answer
 
 
-@pytest.mark.parametrize("nic", ["virtio-net-pci", "e1000", "rtl8139"])
-def test_the_selftest_passes_with_every_card(env: dict[str, str], tmp_path: Path, nic: str) -> None:
+@pytest.mark.parametrize("nic", ["virtio-net-pci", "rtl8139"])  # test_colo_tap has them all
+def test_the_selftest_passes(env: dict[str, str], tmp_path: Path, nic: str) -> None:
     """Twenty checkpoints under traffic, the primary is killed, every connection survives, every checksum is right."""
     done = colo("selftest", "--nic", nic, env=env)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,6 +16,7 @@ import pytest
 from colo import lane, tcp_flow
 from colo.checkpoint import Checkpoints, Step
 from colo.compare import Comparator
+from colo.datagram_flow import DatagramFlow
 from colo.held import START, STOP, Record
 from colo.lane import Lane
 from colo.proxy import Proxy, Role
@@ -167,6 +168,24 @@ def _hear_the_dead(original: Callable[..., None]) -> Callable[..., None]:
     return take
 
 
+def _datagrams_alone(original: Callable[..., None]) -> Callable[..., None]:
+    """A datagram of the primary leaves at once."""
+
+    def primary(flow: DatagramFlow, *arguments: Any) -> None:
+        original(flow, *arguments)
+        while flow.held:
+            flow.out.emit(flow.held.popleft())
+
+    return primary
+
+
+def _any_datagram(flow: DatagramFlow) -> None:
+    """A datagram of the primary leaves with whatever the secondary sends next."""
+    while flow.held and flow._theirs:
+        flow._theirs.popleft()
+        flow.out.emit(flow.held.popleft())
+
+
 def _all_but_the_last(_: TcpFlow, record: Record) -> int:
     return record[STOP] - record[START] - 1
 
@@ -182,6 +201,8 @@ MUTANTS: dict[str, Mutant] = {
     "a RST need not be the secondary's": _method(TcpFlow, "_rst_covered", lambda _: _always),
     "a retransmission need not be the same": _method(TcpFlow, "_contradicts", lambda _: _never),
     "what is beyond a gap is compared": _method(TcpFlow, "_secondary_piece", _piece_across_the_gap),
+    "a datagram need not be the secondary's": _method(DatagramFlow, "primary", _datagrams_alone),
+    "a datagram need not be equal": _method(DatagramFlow, "_match", lambda _: _any_datagram),
     "who speaks first is right": _trust_the_primary,
     "held frames leave before the copy is made": _method(Proxy, "_step", _release_before_it_is_made),
     "held frames leave though the copy failed": _method(Proxy, "_step", _release_though_it_failed),
@@ -223,6 +244,8 @@ def can_show(name: str, scenario: PairScenario) -> bool:
         return scenario.loss[2] > 0.1 and scenario.sizes != () and max(map(sum, scenario.sizes)) > 10_000
     if name.startswith("a part of"):
         return scenario.offload
+    if name.startswith("a datagram"):
+        return bool(scenario.datagrams or scenario.pings)
     if not name.startswith("lane:"):
         return True
     if "acknowledgement" in name and "without" not in name:
