@@ -1,8 +1,8 @@
 """One stream sent in two ways is found equal and leaves whole; with one byte changed it is found different.
 
-Input: a byte each for initial number (with its high bit, what may leave is taken after each frame, so that frames leave
-in parts), length, and where to change a byte (0: nowhere), and then pairs of bytes that say how the two machines cut,
-repeat and interleave the stream. What is left over is fed to the comparator as framed noise.
+Input: a byte each for initial numbers (two bits for each machine; with its high bit, what may leave is taken after each
+frame, so that frames leave in parts), length, and where to change a byte (0: nowhere), and then pairs of bytes that say
+how the two machines cut, repeat and interleave the stream. What is left over is fed to the comparator as framed noise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS = 24
 
 SEEDS = [
     bytes((0, 40, 0)) + bytes(range(48)),
-    bytes((1, 200, 7)) + bytes(range(100, 148)),
+    bytes((1 | 3 << 2, 200, 7)) + bytes(range(100, 148)),
     bytes((0x80, 200, 0)) + b"\x3f\x05\x05\x85" * 12,
     bytes((0x83, 100, 60)) + b"\x3f\x05\x86\x85" * 12,
     bytes((2, 255, 0)) + b"\x85\x10\x05\x81" * 12,
@@ -48,9 +48,12 @@ def _syn(iss: int) -> bytes:
     return _GUEST.ipv4(6, body)
 
 
-def _sent(choices: bytes, iss: int, stream: bytes, ident: int) -> Iterator[bytes]:
-    """One machine's frames: each choice is how much comes next, and with its high bit what is repeated first."""
-    yield _syn(iss)
+def _sent(choices: bytes, iss: int, stream: bytes, ident: int, own_iss: int) -> Iterator[bytes]:
+    """One machine's frames: each choice is how much comes next, and with its high bit what is repeated first.
+
+    Its SYN has its own initial number, ``own_iss``; a rewriter has translated the rest.
+    """
+    yield _syn(own_iss)
     at = 0
     for choice in choices:
         if choice & 0x80 and at:
@@ -99,8 +102,8 @@ def target(data: bytes) -> None:
     if data[2]:
         spoilt[(data[2] - 1) % len(stream)] ^= 1 + data[2] % 255
     choices = data[3 : 3 + 2 * _STEPS]
-    primary = list(_sent(choices[::2], iss, stream, 1))
-    secondary = list(_sent(choices[1::2], iss, bytes(spoilt), 2))
+    primary = list(_sent(choices[::2], iss, stream, 1, iss))
+    secondary = list(_sent(choices[1::2], iss, bytes(spoilt), 2, _ISS[data[0] >> 2 & 3]))
     comparator = Comparator(CompareConfig(max_queue_size=1000))
     piecemeal = data[0] & 0x80
     released: list[bytes] = []
