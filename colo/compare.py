@@ -376,7 +376,8 @@ class Comparator:
         """Ask for a checkpoint, once until there was one."""
         if reason not in self._asked:
             self._asked.add(reason)
-            self._out.differ(reason, flow.key if flow is not None else b"", 0, b"", b"", 0)
+            key, (offset, why) = (b"", (0, b"")) if flow is None else (flow.key, flow.waits_for())
+            self._out.differ(reason, key, offset, why, b"", 0)
 
     def _after_input(self) -> None:
         held = self.held_bytes
@@ -401,7 +402,7 @@ class Comparator:
         self._secondary.inspector.tick(now)
         late = self._flows.late(now, self.config.compare_timeout, self.config.scan_cycle)
         if late is not None and self.mode is Mode.COMPARE:
-            offset, why = late.waits_for() if isinstance(late, TcpFlow) else (0, b"a datagram")
+            offset, why = late.waits_for()
             self._out.differ(difference.TIMEOUT, late.key, offset, why, b"", 0)
 
     def next_timeout(self) -> Micros | None:

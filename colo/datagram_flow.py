@@ -110,6 +110,10 @@ class DatagramFlow:
         """What the secondary has sent and the primary has not."""
         return [frame for _, frame, _ in self._theirs if frame]
 
+    def waits_for(self) -> tuple[int, bytes]:
+        """What the head of the queue lacks: how many datagrams came before it, and words."""
+        return self._seen, b"a datagram"
+
     @property
     def idle(self) -> bool:
         """Whether forgetting this flow loses nothing."""
@@ -152,6 +156,10 @@ class Uncovered:
     def secondary_frames(self) -> list[bytes]:
         """None: nothing of the secondary is here."""
         return []
+
+    def waits_for(self) -> tuple[int, bytes]:
+        """See `DatagramFlow.waits_for`."""
+        return 0, b"a checkpoint"
 
     @property
     def idle(self) -> bool:

@@ -44,8 +44,6 @@ class Difference(NamedTuple):
         it. primary, secondary: the bytes of both sides around it, up to `CONTEXT_BYTES` before and after; for flags and
             options a short description in ASCII.
         before: how many bytes of ``primary`` and of ``secondary`` stand before ``offset``.
-        primary_frame, secondary_frame: the number of the frame, counted from 0 in the order in which the side was fed,
-            -1 when unknown.
     """
 
     reason: str
@@ -54,8 +52,6 @@ class Difference(NamedTuple):
     primary: bytes = b""
     secondary: bytes = b""
     before: int = 0
-    primary_frame: int = -1
-    secondary_frame: int = -1
 
 
 def first_difference(one: bytes, other: bytes) -> int:

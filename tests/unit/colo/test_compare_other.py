@@ -198,6 +198,19 @@ def test_a_full_queue_asks_for_a_checkpoint_and_drops_nothing() -> None:
     assert bench.commit() == 20
 
 
+def test_a_full_queue_and_a_late_datagram_say_where_they_are() -> None:
+    comparator = Comparator(CompareConfig(max_queue_size=1))
+    for frame in (WIRE.udp(53, 900, b"agreed"), WIRE.udp(53, 900, b"alone"), WIRE.udp(53, 900, b"too many")):
+        comparator.primary(frame, 0)
+        if frame.endswith(b"agreed"):
+            comparator.secondary(frame, 0)
+    comparator.tick(10 * SECOND)
+    found = comparator.take_requests()
+    assert [(one.reason, one.offset, one.primary) for one in found] == [
+        ("queue_full", 1, b"a datagram"), ("timeout", 1, b"a datagram"),
+    ]  # fmt: skip
+
+
 def test_a_secondary_that_is_too_far_ahead_asks_for_a_checkpoint_and_is_bounded() -> None:
     bench = Bench(max_queue_size=8)
     bench.open()
