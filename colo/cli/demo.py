@@ -11,7 +11,9 @@ _MEGABYTE: Final = 1_000_000
 
 
 @click.command(name="demo")
-@click.option("--kernel", is_flag=True, help="Run the replicas as namespaces with the kernel's TCP and a web server.")
+@click.option(
+    "--kernel", is_flag=True, help="Run the replicas as namespaces with the kernel's TCP and a web server (aiohttp)."
+)
 @click.option(
     "--connections",
     type=click.IntRange(1, 1000),

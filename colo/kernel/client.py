@@ -1,7 +1,8 @@
-"""The client, run in its namespace: `python -m colo.kernel.client HOST PORT CONNECTIONS BYTES FD`.
+"""The client, run in its namespace: `python -m colo.kernel.client HOST PORT CONNECTIONS FILES BYTES FD`.
 
-Opens all connections at once, downloads BYTES over each, and writes JSON to FD, one object a line: what has arrived
-twice a second, and at the end for each connection whether its checksum was right, what failed, and its longest silence.
+Opens all connections at once, downloads one of the FILES of BYTES over each, and writes JSON to FD, one object a line:
+what has arrived, many times a second, and at the end for each connection whether its checksum was right, what failed,
+and its longest silence.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import time
 from typing import IO, Any, Final, final
 
-from colo.kernel.server import digest
+from colo.kernel import files
 
 _PATIENCE: Final = 60.0
 _READ_BYTES: Final = 1 << 20
@@ -23,8 +24,9 @@ _READ_BYTES: Final = 1 << 20
 class _Download:
     """One connection and what came of it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, file: int) -> None:
         self.number = number
+        self._file = file
         self.received = 0
         self.silence = 0.0
         self.failure = ""
@@ -39,8 +41,11 @@ class _Download:
     async def _download(self, host: str, port: int, size: int) -> None:
         reader, writer = await asyncio.open_connection(host, port, limit=_READ_BYTES)
         try:
-            writer.write(f"GET /{self.number}/{size} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-            await reader.readuntil(b"\r\n\r\n")
+            writer.write(_request(files.name(self._file), host))
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200 "):
+                self.failure = head.partition(b"\r\n")[0].decode(errors="replace")
+                return
             sha = hashlib.sha256()
             last = time.monotonic()
             while data := await asyncio.wait_for(reader.read(_READ_BYTES), _PATIENCE):
@@ -49,17 +54,21 @@ class _Download:
                 last = now
                 self.received += len(data)
                 sha.update(data)
-            if sha.hexdigest() != digest(self.number, size):
+            if sha.hexdigest() != files.digest(self._file, size):
                 self.failure = f"{self.received} of {size} bytes with a wrong checksum"
         finally:
             writer.close()
 
 
-async def _main(host: str, port: int, connections: int, size: int, tell: IO[str]) -> None:
+def _request(path: str, host: str) -> bytes:
+    return f"GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def _main(host: str, port: int, connections: int, served: int, size: int, tell: IO[str]) -> None:
     def say(**fields: Any) -> None:
         print(json.dumps(fields), file=tell, flush=True)
 
-    downloads = [_Download(number) for number in range(connections)]
+    downloads = [_Download(number, number % served) for number in range(connections)]
     tasks = [asyncio.create_task(download.run(host, port, size)) for download in downloads]
     while any(not task.done() for task in tasks):
         await asyncio.wait(tasks, timeout=0.02)
@@ -74,5 +83,6 @@ async def _main(host: str, port: int, connections: int, size: int, tell: IO[str]
 
 
 if __name__ == "__main__":
-    with open(int(sys.argv[5]), "w", encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor has no path
-        asyncio.run(_main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), pipe))
+    with open(int(sys.argv[6]), "w", encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor has no path
+        port, connections, served, size = map(int, sys.argv[2:6])
+        asyncio.run(_main(sys.argv[1], port, connections, served, size, pipe))

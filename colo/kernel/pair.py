@@ -9,18 +9,22 @@ import asyncio
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
 from random import Random
-from typing import Any, Final, final
+from typing import IO, Any, Final, final
 
 from colo.checkpoint import Step
 from colo.compare import CompareConfig
 from colo.drive import ProxyDriver
+from colo.kernel import files
 from colo.proxy import Proxy, ProxyConfig
 from pystack import Counters, Micros, TapLink, UsageError
 from pystack.drivers import hot
@@ -32,7 +36,17 @@ _CLIENT: Final = IPv4Interface("10.77.0.1/24")
 _GATEWAY: Final = IPv4Address("10.77.0.254")  # nobody: all traffic stays on the link
 _GUEST_MAC: Final = bytes.fromhex("525400123456")
 _CLIENT_MAC: Final = bytes.fromhex("525400000001")
-_START_SECONDS: Final = 0.5
+_START_SECONDS: Final = 30.0  # for Python and its libraries, on a slow host
+
+
+@contextlib.contextmanager
+def _inherited(descriptor: int) -> Iterator[None]:
+    """Who is started meanwhile gets ``descriptor``, and afterwards nobody here has it."""
+    os.set_inheritable(descriptor, True)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @final
@@ -91,8 +105,7 @@ class KernelPair:
 
     Args:
         connections: of the client, all at once. size: bytes over each. kill: when to kill the primary, as a share of
-        all
-            bytes; None: never.
+            all bytes; None: never.
         tell: called a few times a second with the bytes that have arrived and the proxy.
     """
 
@@ -110,28 +123,51 @@ class KernelPair:
         """Do it.
 
         Raises:
-            UsageError: the system refuses namespaces or TAPs, or the client could not be started.
+            UsageError: the system refuses namespaces or TAPs, there is no room for the files, or a server or the client
+                could not be started.
         """
         with self._undo:
-            server = [sys.executable, "-m", "colo.kernel.server", str(PORT)]
-            told, tell = os.pipe()
-            lines = self._undo.enter_context(os.fdopen(told, encoding="utf-8"))
-            primary = self._start(server, _GUEST, _GUEST_MAC)
-            secondary = self._start(server, _GUEST, _GUEST_MAC)
-            os.set_inheritable(tell, True)  # by the client alone: its end is the end of the pipe
-            try:
-                arguments = (str(_GUEST.ip), str(PORT), str(self._connections), str(self._size), str(tell))
-                client = self._start([sys.executable, "-m", "colo.kernel.client", *arguments], _CLIENT, _CLIENT_MAC)
-            finally:
-                os.close(tell)
+            folder = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="colo-demo-")))
+            served = files.count(self._connections, self._size)
+            files.write(folder, served, self._size)
+            ready, (primary, secondary) = self._servers(folder)
+            client, lines = self._client(served)
             links = [self._link(guest) for guest in (client, primary, secondary)]
             if len({link.info for link in links}) != 1:
                 raise UsageError("The TAPs of the three namespaces differ in what they can do: this should not be.")
             for guest in (primary, secondary):
                 guest.execute()
-            time.sleep(_START_SECONDS)
+            self._await(ready)
             hot.run(self._drive(links, client, primary, lines))
         return self.outcome
+
+    def _servers(self, folder: Path) -> tuple[int, list[CommandGuest]]:
+        """Both web servers, and where each says that it listens."""
+        ready, tell = os.pipe()
+        self._undo.callback(os.close, ready)
+        server = [sys.executable, "-m", "colo.kernel.server", str(PORT), str(folder), str(tell)]
+        with _inherited(tell):
+            return ready, [self._start(server, _GUEST, _GUEST_MAC) for _ in range(2)]
+
+    def _client(self, served: int) -> tuple[CommandGuest, IO[str]]:
+        """The client, and what it tells; its end is the end of the pipe."""
+        told, tell = os.pipe()
+        lines = self._undo.enter_context(os.fdopen(told, encoding="utf-8"))
+        arguments = [_GUEST.ip, PORT, self._connections, served, self._size, tell]
+        with _inherited(tell):
+            client = self._start(
+                [sys.executable, "-m", "colo.kernel.client", *map(str, arguments)], _CLIENT, _CLIENT_MAC
+            )
+        return client, lines
+
+    def _await(self, ready: int) -> None:
+        """Both servers listen."""
+        for _ in range(2):
+            heard, _, _ = select.select([ready], [], [], _START_SECONDS)
+            if not heard or not os.read(ready, 1):
+                raise UsageError(
+                    "A web server did not start in its namespace: see what it wrote above, or try a host less busy."
+                )
 
     def _start(self, command: list[str], address: IPv4Interface, mac: bytes) -> CommandGuest:
         network = GuestNetwork(address=address, gateway=_GATEWAY, mac=mac, queue_frames=8192)

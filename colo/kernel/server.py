@@ -1,69 +1,42 @@
-"""The web server of a replica, run in its namespace: `python -m colo.kernel.server PORT`.
+"""The web server of a replica, run in its namespace: `python -m colo.kernel.server PORT FOLDER FD`.
 
-``GET /N/SIZE`` is SIZE bytes that only N has. Both replicas must answer alike, so there is no Date header: what a pair
-of real machines would need a checkpoint for cannot be had here, as nobody can copy a kernel's TCP.
+aiohttp, serving the files of FOLDER. It writes a byte to FD when it listens. Both replicas must answer alike, so the
+Date header is left out: what a pair of real machines takes a checkpoint for cannot be had here, as nobody can copy a
+kernel's TCP.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+import os
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from random import Random
-from typing import Final, final
+from pathlib import Path
+from typing import Final
 
-_BLOCK: Final = Random(4_242).randbytes(1 << 20)  # noqa: S311 - bytes that do not compress, not a secret
-_PATIENCE: Final = 120.0
+from aiohttp import hdrs, web
 
-
-def blocks(number: int, size: int) -> Iterator[memoryview]:
-    """The ``size`` bytes that ``number`` has, piece by piece: the block, begun elsewhere for each number."""
-    view = memoryview(_BLOCK)
-    start = number * 7919 % len(_BLOCK)
-    while size:
-        piece = view[start : start + size]
-        start = 0
-        size -= len(piece)
-        yield piece
+_BACKLOG: Final = 1024  # the client opens all its connections at once
 
 
-def digest(number: int, size: int) -> str:
-    """The SHA-256 of that."""
-    sha = hashlib.sha256()
-    for piece in blocks(number, size):
-        sha.update(piece)
-    return sha.hexdigest()
+async def _without_date(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall(hdrs.DATE, None)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = _PATIENCE
-
-    def do_GET(self) -> None:
-        number, _, size = self.path.strip("/").partition("/")
-        if not number.isdecimal() or not size.isdecimal():
-            self.send_error(404)
-            return
-        self.send_response_only(200)
-        self.send_header("Content-Length", size)
-        self.end_headers()
-        for piece in blocks(int(number), int(size)):
-            self.wfile.write(piece)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@final
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 512
-    daemon_threads = True
+async def _serve(port: int, folder: Path, ready: int) -> None:
+    app = web.Application()
+    app.router.add_static("/", folder)
+    app.on_response_prepare.append(_without_date)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", port, backlog=_BACKLOG).start()
+    os.write(ready, b"\0")
+    os.close(ready)
+    await asyncio.Event().wait()
 
 
 def main() -> None:
     """Serve until killed."""
-    _Server(("0.0.0.0", int(sys.argv[1])), _Handler).serve_forever()
+    asyncio.run(_serve(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
 
 
 if __name__ == "__main__":
