@@ -61,8 +61,7 @@ class CompareConfig:
         vnet_hdr_len: bytes of virtio_net_hdr in front of a bare frame. framed: whether frames come in QEMU's stream
             instead; vnet_framing: whether that stream declares a virtio_net_hdr's length for each.
         compare_timeout: how long a frame of the primary may wait before a checkpoint is asked for. scan_cycle: how
-        often
-            that is looked after.
+            often that is looked after.
         max_queue_size: frames of the primary, and of the secondary, of one flow that may wait.
         max_flows: how many flows are tracked.
         max_held_bytes: how much of the primary's output is held in all: at half of it a checkpoint is asked for, and

@@ -534,18 +534,19 @@ def test_a_partial_checksum_is_no_difference() -> None:
 # ------------------------------------------------------------------------------------------------------------- the page
 
 
+OF_THE_PAGE = ("interop/test_qemu_holes.py", "interop/test_qemu_rewriter_holes.py", "unit/colo/test_qemu_history.py")
+
+
 def test_the_page_names_tests_that_there_are() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    """All that it names exist, and all of the files that are made for it are named."""
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", PAGE.read_text(encoding="utf-8")))
     root = Path(__file__).resolve().parents[1]
-    there = {
-        name
-        for file in (
-            "interop/test_qemu_holes.py",
-            "interop/test_qemu_rewriter_holes.py",
-            "unit/colo/test_qemu_history.py",
-        )
-        for name in re.findall(r"^def (test_[a-z0-9_]+)", (root / file).read_text(encoding="utf-8"), re.MULTILINE)
-    }
-    assert named >= there - {"test_the_page_names_tests_that_there_are"}
-    assert named <= there
+    assert named >= _tests_of(*(root / name for name in OF_THE_PAGE)) - {"test_the_page_names_tests_that_there_are"}
+    assert named <= _tests_of(*root.rglob("test_*.py"))
+
+
+def _tests_of(*files: Path) -> set[str]:
+    found: set[str] = set()
+    for file in files:
+        found |= set(re.findall(r"^def (test_[a-z0-9_]+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+    return found

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.qemu_judge import cases, cover, filters, judge, model, oracle, rewriting
+from pystack.link.qemu_framing import encode
+from tests.interop.qemu_judge import card, cases, cover, filters, judge, model, oracle, rewriting
 from tests.interop.qemu_judge.draft import Case
 
 pytestmark = pytest.mark.requires("qemu")
@@ -23,6 +24,7 @@ SEED = 20_261_125
 EACH = 60
 COMPARED = EACH * len(cases.KINDS)
 REWRITTEN = 40 * len(rewriting.KINDS)
+WITH_HEADERS = 10 * len(rewriting.KINDS)
 THROUGH_THE_COMMAND = 4 * len(cases.KINDS)
 
 
@@ -156,25 +158,41 @@ def test_a_held_frame_is_asked_for_after_the_timeout() -> None:
 # ------------------------------------------------------------------------------------------------------------- rewriter
 
 
-def test_the_rewriter_is_judged() -> None:
-    """Ours is right in every frame, beside the primary and in QEMU's place; QEMU's differs in the classes only."""
-    shown: Counter[str] = Counter()
+def judged(header: bytes, count: int) -> tuple[int, set[str]]:
+    """How many cases are equal, and the classes of the others. Ours is right in each."""
+    shown: set[str] = set()
     agreed = 0
-    with filters.qemu_rewriter() as qemu:
-        for case in rewriting.cases(REWRITTEN, SEED):
+    with filters.qemu_rewriter(header) as qemu:
+        for case in rewriting.cases(count, SEED):
             told = rewriting.put_to_qemu(qemu, case)
-            ours = rewriting.put_to_ours(case, observing=False)
+            ours = rewriting.put_to_ours(case, observing=False, header=header)
+            beside = rewriting.put_to_ours(case, observing=True, header=header)
             text = f"seed {SEED}, {case.describe()}"
-            assert rewriting.put_to_ours(case, observing=True) == rewriting.wanted(case, observing=True), text
+            assert beside == rewriting.wanted(case, observing=True), text
             assert ours == rewriting.wanted(case, observing=False), text
             if told == ours:
                 agreed += 1
                 continue
             classes = rewriting.classes_of(case)
             assert classes, f"unexplained; QEMU: {told}, ours: {ours}, {text}"
-            shown.update(classes)
-    assert set(shown) == set(rewriting.CLASSES)
+            shown |= classes
+    return agreed, shown
+
+
+def test_the_rewriter_is_judged() -> None:
+    """Ours is right in every frame, beside the primary and in QEMU's place; QEMU's differs in the classes only."""
+    agreed, shown = judged(b"", REWRITTEN)
+    assert shown == set(rewriting.CLASSES)
     assert agreed > REWRITTEN // 3
+
+
+@pytest.mark.requires("netns", "tap")
+@pytest.mark.parametrize("flags", [0, 2], ids=["plain", "data_valid"])
+def test_the_rewriter_is_judged_with_virtio_net_hdr(flags: int) -> None:
+    header = bytes((flags,)) + bytes(card.VNET_HDR_LEN - 1)
+    agreed, shown = judged(header, WITH_HEADERS)
+    assert shown == set(rewriting.CLASSES)
+    assert agreed > WITH_HEADERS // 3
 
 
 # ------------------------------------------------------------------------------------------------ mirror and redirector
@@ -201,6 +219,17 @@ def test_the_mirror_and_the_redirectors_say_what_ours_say() -> None:
             assert ours.copy.raw(len(transcript)) == transcript
             qemu.given.sock.sendall(transcript)
             assert qemu.leaves("near") == frame
+
+
+@pytest.mark.requires("netns", "tap")
+def test_the_mirror_and_the_redirectors_say_what_ours_say_with_virtio_net_hdr() -> None:
+    header = bytes(range(1, card.VNET_HDR_LEN + 1))
+    with filters.qemu_vnet_mirrors() as qemu, filters.mirror_command(vnet=True) as ours:
+        for frame in _some_frames():
+            transcript = encode(header + frame, len(header))
+            for source, outs in ((qemu.given, (qemu.mirror, qemu.taken)), (ours.source, (ours.out, ours.copy))):
+                source.sock.sendall(transcript)
+                assert [out.raw(len(transcript)) for out in outs] == [transcript] * 2
 
 
 # ------------------------------------------------------------------------------------------------------------- the page

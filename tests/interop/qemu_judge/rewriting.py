@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pystack import Counters
-from pystack.flow.rewriter import Rewriter
+from pystack.flow.rewriter import Rewriter, RewriterConfig
 from pystack.testing.frames import Crafter
 from pystack.wire import icmp, tcp, vlan
 from pystack.wire.packet import ACK, FIN, PSH, RST, SYN, Packet, parse_untrusted, verify_untrusted
@@ -370,24 +370,34 @@ def put_to_qemu(filters: Filters, case: Case) -> Outcome:
     return outcome
 
 
-def put_to_ours(case: Case, *, observing: bool) -> Outcome:
-    """Put a case to a `Rewriter`, which sees the primary's frames too or, as QEMU's, does not."""
-    rewriter = Rewriter()
+def put_to_ours(case: Case, *, observing: bool, header: bytes = b"") -> Outcome:
+    """Put a case to a `Rewriter`, which sees the primary's frames too or, as QEMU's, does not.
+
+    Args:
+        header: the virtio_net_hdr in front of each frame, which must come out as it is.
+    """
+    rewriter = Rewriter(RewriterConfig(vnet_hdr_len=len(header)))
     outcome: Outcome = {TO_GUEST: [], TO_CLIENT: []}
     for now, step in enumerate(case.steps):
-        if step.who == "client":
-            frame = rewriter.to_secondary(_parsed(step.frame), now)
+        packet = _parsed(header + step.frame, len(header)) if step.frame else None
+        if step.who == "checkpoint":
+            rewriter.checkpoint()
+        elif packet is not None and step.who == "client":
+            frame = rewriter.to_secondary(packet, now)
             outcome[TO_GUEST] += rewriter.take_waiting()
             if frame is not None:
                 outcome[TO_GUEST].append(frame)
-        elif step.who == "secondary":
-            outcome[TO_CLIENT].append(rewriter.from_secondary(_parsed(step.frame), now))
-        elif step.who == "primary" and observing:
-            rewriter.observe_primary(_parsed(step.frame), now)
-        elif step.who == "checkpoint":
-            rewriter.checkpoint()
+        elif packet is not None and step.who == "secondary":
+            outcome[TO_CLIENT].append(rewriter.from_secondary(packet, now))
+        elif packet is not None and observing:
+            rewriter.observe_primary(packet, now)
         outcome[TO_GUEST] += rewriter.take_waiting()
-    return outcome
+    return {way: [_bare(frame, header) for frame in frames] for way, frames in outcome.items()}
+
+
+def _bare(frame: bytes, header: bytes) -> bytes:
+    assert frame.startswith(header), f"{header.hex()} came back as {frame[: len(header)].hex()}"
+    return frame[len(header) :]
 
 
 def wanted(case: Case, *, observing: bool) -> Outcome:
@@ -409,8 +419,8 @@ def wanted(case: Case, *, observing: bool) -> Outcome:
     return outcome
 
 
-def _parsed(frame: bytes) -> Packet:
-    packet = parse_untrusted(frame, 0, Counters())
+def _parsed(frame: bytes, vnet_hdr_len: int = 0) -> Packet:
+    packet = parse_untrusted(frame, vnet_hdr_len, Counters())
     assert packet is not None
     return packet
 

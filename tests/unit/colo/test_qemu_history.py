@@ -79,6 +79,17 @@ def test_the_first_segment_of_a_connection(iss: int) -> None:
     assert released(comparator) == [frame]
 
 
+def test_the_longest_timeout() -> None:
+    """0c4266ef26: the type was too short for it. QEMU takes 2^32 - 1 ms at most, and so does `--compare-timeout`."""
+    longest = 0xFFFF_FFFF * 1000
+    comparator = Comparator(CompareConfig(compare_timeout=longest))
+    comparator.primary(Guest().data(0, b"alone"), 7)
+    comparator.tick(6 + longest)
+    assert comparator.take_requests() == []
+    comparator.tick(7 + longest + comparator.config.scan_cycle)
+    assert [request.reason for request in comparator.take_requests()] == ["timeout"]
+
+
 def test_without_a_secondary_everything_passes() -> None:
     """45942b79b9, 5bd57eba04: QEMU crashed when there was nothing to compare with."""
     one = Guest()
