@@ -14,6 +14,10 @@ both ends of the stream speak in turns, in messages of 32 bits, big-endian:
                                           vmstate-loaded        runs again            loaded
     resumes
 
+Where the migration has the capability return-path, which QEMU 11 asks for, the secondary first speaks the protocol of
+that: 16 bits of type, 16 of length, and as many bytes (migration/migration.c, `enum mig_rp_message_type`). No type is
+0, so that the first word of COLO is told from it.
+
 What the primary sends between ``vmstate-send`` and the end of its devices is memory, in a form that is of no interest
 here: it says nothing more until it has heard ``vmstate-loaded``. So whoever stands in the stream and holds back what he
 reads knows of every boundary before either machine goes on, however late he reads.
@@ -27,6 +31,8 @@ from typing import Final, final
 from pystack import Counters
 
 _WORD: Final = 4
+_RETURN_PATH_TYPES: Final = range(1, 16)  # 11.1 has seven
+_RETURN_PATH_BYTES: Final = 512  # of the longest message that QEMU reads
 
 
 class Message(IntEnum):
@@ -96,6 +102,7 @@ class ColoStream:
         self._expected: Message | None = None  # of the primary; None: bulk goes by
         self._primary = b""  # an unfinished word
         self._secondary = b""
+        self._return_path = 0  # bytes that are left of a message of the return path
         self._last: Message | None = None  # of the secondary
 
     def from_primary(self, data: bytes) -> list[Piece]:
@@ -128,11 +135,19 @@ class ColoStream:
     def from_secondary(self, data: bytes) -> list[Piece]:
         """Take what the secondary has sent; returns what to do, in order."""
         pieces: list[Piece] = []
-        words = self._secondary + data
-        whole = len(words) - len(words) % _WORD
-        self._secondary = words[whole:]
-        for at in range(0, whole, _WORD):
-            word = words[at : at + _WORD]
+        data, self._secondary = self._secondary + data, b""
+        at = 0
+        while at < len(data):
+            size = min(self._return_path, len(data) - at) or _WORD
+            word = data[at : at + size]
+            at += size
+            if self._return_path:
+                self._return_path -= size
+                pieces.append(word)
+                continue
+            if len(word) < _WORD:
+                self._secondary = word
+                break
             self._word_of_secondary(word, pieces)
             pieces.append(word)
             if self._prompt and len(pieces) > 1 and pieces[-2] is Event.LOADED:
@@ -143,6 +158,9 @@ class ColoStream:
         if self.broken:
             return
         value = int.from_bytes(word, "big")
+        if self._last is None and value >> 16 in _RETURN_PATH_TYPES and value & 0xFFFF <= _RETURN_PATH_BYTES:
+            self._return_path = value & 0xFFFF
+            return
         may = {Message.CHECKPOINT_READY} if self._last is None else _FROM_SECONDARY[self._last]
         if value not in may:
             self._break(pieces)

@@ -137,6 +137,7 @@ class Machine:
         self.monitor = Monitor(name, self._event)
         self.link = QemuLink.listen(directory / f"{name}.net", info=LinkInfo(mtu=1500), counters=counters)
         self.process: asyncio.subprocess.Process | None = None
+        self._handle = -1  # a pidfd: the process, whoever has its number by now
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting: asyncio.Task[None] | None = None
         self._seen: dict[str, list[asyncio.Future[dict[str, Any]]]] = {}
@@ -161,6 +162,8 @@ class Machine:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
+            self._handle = os.pidfd_open(self.process.pid)
         self._waiting = asyncio.create_task(self._wait())
         try:
             await self.monitor.connect(self.directory / f"{self.name}.qmp", lambda: not self.ended.done())
@@ -240,9 +243,14 @@ class Machine:
     async def kill(self) -> None:
         """End it, at once; may be repeated."""
         if self.process is not None and not self.ended.done():
+            # Process.send_signal looks first whether it has ended, and so takes its status from who waits for it.
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(signal.SIGKILL)
+                if self._handle >= 0:
+                    signal.pidfd_send_signal(self._handle, signal.SIGKILL)
             await self.ended
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
         await self.monitor.close()
         if self._waiting is not None:
             await self._waiting

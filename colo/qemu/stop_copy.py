@@ -21,11 +21,11 @@ from colo.checkpoint import Step
 from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
+from colo.qemu.settings import UNLIMITED
 from pystack import Counters, Micros, PystackError
 
 _MIGRATION_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 1.0
-_UNLIMITED: Final = 1 << 40  # bytes a second
 
 
 @final
@@ -161,7 +161,7 @@ class StopCopy:
         failed = primary.next_event("MIGRATION failed")
         waiting = {arrived, refused, failed}
         try:
-            await primary.monitor.execute("migrate-set-parameters", max_bandwidth=_UNLIMITED)
+            await primary.monitor.execute("migrate-set-parameters", max_bandwidth=UNLIMITED)
             await primary.monitor.execute("migrate", uri=_uri(spare))
             done, _ = await asyncio.wait(waiting, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if arrived not in done or arrived.exception() is not None:

@@ -24,15 +24,13 @@ from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.relay import Relay
+from colo.qemu.settings import ON_DEMAND, enable_colo
 from pystack import Counters, Micros, PystackError
 
-_ON_DEMAND: Final = (1 << 32) - 1  # milliseconds between two that nobody asks for: 49 days
-_UNLIMITED: Final = 1 << 40  # bytes a second
 _DECIDED_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 0.002
 _STEP_SECONDS: Final = 0.25
 _SILENCE_SECONDS: Final = 3.0  # with nothing going by, of a secondary that is to load a copy
-_CAPABILITIES: Final = [{"capability": "x-colo", "state": True}]
 
 
 @final
@@ -134,10 +132,7 @@ class XColo:
 
     async def _migrate_to(self, spare: Machine) -> None:
         for machine in (spare, self.primary):
-            await machine.monitor.execute("migrate-set-capabilities", capabilities=_CAPABILITIES)
-            await machine.monitor.execute(
-                "migrate-set-parameters", x_checkpoint_delay=_ON_DEMAND, max_bandwidth=_UNLIMITED
-            )
+            await enable_colo(machine.monitor)
         at, through = (spare.directory / f"{spare.name}.{suffix}" for suffix in ("state", "colo"))
         stream = ColoStream(self.counters, prompt=True)
         self._relay = Relay(through, at, self._happened, self._stream_ended, self.counters, stream=stream)
@@ -147,7 +142,7 @@ class XColo:
     async def _ask(self) -> None:
         await self._owner.quiesce()
         stops = self._stops
-        await self.primary.monitor.execute("migrate-set-parameters", x_checkpoint_delay=_ON_DEMAND)
+        await self.primary.monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND)
         for _ in range(round(_SILENCE_SECONDS / _LOOK_SECONDS)):
             if self._stops != stops or self._closed or self.secondary is None:
                 return

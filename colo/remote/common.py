@@ -12,10 +12,7 @@ from colo.qemu.machine import never_enters_colo
 from colo.qemu.qmp import Monitor, MonitorError
 from pystack import UsageError
 
-CAPABILITIES: Final = [{"capability": "x-colo", "state": True}]
 HEARTBEAT: Final = "x-colo-lost-heartbeat"
-ON_DEMAND: Final = (1 << 32) - 1  # milliseconds between two checkpoints that nobody asks for: 49 days
-UNLIMITED: Final = 1 << 40  # bytes a second
 
 _REACH_SECONDS: Final = 120.0
 _LOOK_SECONDS: Final = 0.1

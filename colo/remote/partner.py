@@ -14,7 +14,7 @@ from colo.checkpoint import Step
 from colo.qemu.colo_stream import Event
 from colo.qemu.qmp import Monitor, MonitorError
 from colo.qemu.relay import Relay
-from colo.remote.common import CAPABILITIES, ON_DEMAND, UNLIMITED
+from colo.qemu.settings import ON_DEMAND, enable_colo
 from colo.remote.links import RemoteLink
 from colo.remote.records import Beat, Hello, Kind, Purpose, Record, Side, State, encode_hello
 from colo.remote.session import Session, no_delay
@@ -142,8 +142,7 @@ class Partner:
 
     async def _migrate(self) -> None:
         self._relay = Relay(self._path, self._connect, self._happened, self._ended, self.counters)
-        await self._monitor.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
-        await self._monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND, max_bandwidth=UNLIMITED)
+        await enable_colo(self._monitor)
         await self._hooks.quiesce()
         await self._monitor.execute("migrate", uri=f"unix:{self._path}")
 

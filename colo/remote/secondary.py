@@ -13,8 +13,9 @@ from colo.address import Address
 from colo.qemu.colo_stream import ColoStream, Event
 from colo.qemu.qmp import Monitor, MonitorError
 from colo.qemu.relay import Relay
+from colo.qemu.settings import enable_colo
 from colo.remote.agent import Agent
-from colo.remote.common import CAPABILITIES, HEARTBEAT, ON_DEMAND, UNLIMITED, allowed, gone, reach
+from colo.remote.common import HEARTBEAT, allowed, gone, reach
 from colo.remote.links import open_client, open_machine
 from colo.remote.ports import Port
 from colo.remote.records import Beat, Hello, Kind, Purpose, Record, Side, State, encode_hello
@@ -135,8 +136,7 @@ class AgentSide:
     async def _watch(self) -> None:
         """Get the machine ready, and see to it until its end."""
         await reach(self._monitor, self.config.qmp, self._say)
-        await self._monitor.execute("migrate-set-capabilities", capabilities=CAPABILITIES)
-        await self._monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND, max_bandwidth=UNLIMITED)
+        await enable_colo(self._monitor)
         with contextlib.suppress(MonitorError):  # it was started with the address, and not with "defer"
             await self._monitor.execute("migrate-incoming", uri=str(self.config.incoming))
         self._ready = True

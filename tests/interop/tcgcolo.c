@@ -52,7 +52,8 @@ __attribute__((constructor)) static void repair(void) {
   get_cpu = (void *(*)(int))symbol("qemu_get_cpu");
   flush = (void (*)(void *))symbol("tlb_flush");
   run_on = (void (*)(void *, void (*)(void *, uint64_t), uint64_t))symbol("run_on_cpu");
-  locked = (_Bool(*)(void))symbol("qemu_mutex_iothread_locked");
+  /* Called so since 8.2. */
+  locked = (_Bool(*)(void))(dlsym(RTLD_DEFAULT, "bql_locked") ? symbol("bql_locked") : symbol("qemu_mutex_iothread_locked"));
   uint8_t jump[12] = {0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xe0}; /* movabs $after_sync, %rax; jmp *%rax */
   void (*target)(void) = after_sync;
   memcpy(jump + 2, &target, 8);

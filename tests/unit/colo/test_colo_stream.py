@@ -70,6 +70,41 @@ def test_an_event_comes_before_the_bytes_that_let_a_machine_go_on() -> None:
     assert not stream.undecided
 
 
+PONG = bytes.fromhex("0002 0004 0000 0001")
+SHUT = bytes.fromhex("0001 0004 0000 0000")
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=20), st.booleans())
+def test_what_the_return_path_says_first_is_no_message(sizes: list[int], prompt: bool) -> None:
+    """As QEMU 11.1.3 was seen to: an answer to a ping, the end of that way, and then COLO's first word, all zeroes."""
+    stream = ColoStream(Counters(), prompt=prompt)
+    said = PONG + SHUT + words(Message.CHECKPOINT_READY) + words(Message.CHECKPOINT_REPLY)
+    left, passed, events = said, b"", []
+    while left:
+        size = sizes[len(passed) % len(sizes)]
+        for piece in stream.from_secondary(left[:size]):
+            if isinstance(piece, Event):
+                events.append(piece)
+                assert passed == PONG + SHUT
+            else:
+                passed += piece
+        left = left[size:]
+    assert (passed, events) == (said, [Event.ENTERED])
+
+
+def test_the_return_path_is_silent_once_colo_speaks() -> None:
+    counters = Counters()
+    stream = ColoStream(counters)
+    ready = words(Message.CHECKPOINT_READY)
+    assert stream.from_secondary(ready + PONG) == [Event.ENTERED, ready, Event.BROKEN, PONG[:4], PONG[4:]]
+    assert counters["engine.bad_message"] == 1
+
+
+def test_a_length_that_no_message_has_is_not_waited_for() -> None:
+    stream = ColoStream(Counters())
+    assert Event.BROKEN in stream.from_secondary(bytes.fromhex("0002 ffff"))
+
+
 def test_a_prompt_one_lets_the_primary_run_first() -> None:
     stream = ColoStream(Counters(), prompt=True)
     ready, request, send, loaded = (
