@@ -337,6 +337,9 @@ class ProxyDriver:
         if fd != port.fd:
             self._forget(port)
             port.fd = fd
+        if fd < 0:  # whoever owns the link has closed it: receiving meets the end
+            port.more = self._more = True
+            return
         if events != port.watched:
             self._watcher.watch(fd, events)
             self._by_fd[fd] = port

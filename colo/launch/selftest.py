@@ -64,11 +64,20 @@ class Selftest:
         Raises:
             Failed: the first thing that did not work.
         """
+        work = asyncio.ensure_future(self._work())
         try:
-            await self._bring_up()
-            await self._traffic()
+            await asyncio.wait({work, self.pair.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self.pair.failed.done() and (error := self.pair.failed.exception()) is not None:
+                raise Failed(f"The proxy between the machines failed: {error}") from error
+            await work
         finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
             await self.pair.close()
+
+    async def _work(self) -> None:
+        await self._bring_up()
+        await self._traffic()
 
     async def _bring_up(self) -> None:
         pair, begun = self.pair, time.monotonic()
@@ -140,7 +149,7 @@ class Selftest:
     async def _silence(self) -> None:
         """The longest time in which no client received a byte, before the kill and from then on."""
         seen, since = 0, time.monotonic()
-        while True:
+        while not self._stop.is_set():
             await asyncio.sleep(0.005)
             now = time.monotonic()
             if self._received != seen:

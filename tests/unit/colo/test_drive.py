@@ -1,0 +1,74 @@
+"""The driver around a proxy, and links that end at inconvenient moments."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from colo.drive import ProxyDriver
+from colo.kernel.pair import NoCheckpoints
+from colo.proxy import Proxy, ProxyConfig, Role
+from pystack import Counters, QemuLink
+from pystack.drivers import hot
+from pystack.drivers.aio import monotonic
+from pystack.testing.frames import Crafter
+from pystack.wire.packet import SYN
+from tests.colo_guests import CLIENT, GUEST, Guest
+
+SECONDS = 10.0
+OPENING = Crafter(CLIENT, GUEST).tcp(sport=5000, dport=80, seq=6999, flags=SYN)
+
+
+class Rig:
+    """A driver between three links, and the other end of each."""
+
+    def __init__(self, directory: Path, undo: contextlib.ExitStack) -> None:
+        self.near, self.far = {}, {}
+        for name in ("client", "primary", "secondary"):
+            self.near[name] = QemuLink.listen(directory / name)
+            self.far[name] = QemuLink.connect(directory / name)
+            undo.callback(self.far[name].close)
+            undo.callback(self.near[name].close)
+        proxy = Proxy(ProxyConfig(), NoCheckpoints(), Counters())
+        self.driver = ProxyDriver(proxy, self.near["client"], self.near["primary"], self.near["secondary"])
+        self.driver.freeze()
+
+    def send(self, name: str, frame: bytes) -> None:
+        assert self.far[name].send([(frame,)], monotonic()) == 1
+
+    async def until(self, happened: Callable[[], object]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not happened():
+                await asyncio.sleep(0.001)
+
+    def heard_by(self, name: str) -> Callable[[], object]:
+        return lambda: self.far[name].recv(monotonic())
+
+
+@pytest.mark.parametrize("run", [hot.run, asyncio.run])
+def test_a_primary_whose_link_its_owner_closes_is_lost_and_nothing_else(
+    tmp_path: Path, run: Callable[..., object]
+) -> None:
+    """As `Pair.failover` does: a frame may have to be sent to it before anybody says that it is gone."""
+
+    async def scene() -> None:
+        with contextlib.ExitStack() as undo:
+            rig = Rig(tmp_path, undo)
+            driving = asyncio.create_task(rig.driver.run())
+            rig.send("client", OPENING)
+            await rig.until(rig.heard_by("primary"))
+            await rig.until(rig.heard_by("secondary"))
+            rig.near["primary"].close()
+            rig.send("client", OPENING)
+            await rig.until(lambda: rig.driver.proxy.role is Role.SECONDARY_ALONE or driving.done())
+            assert not driving.done()
+            rig.send("secondary", Guest().syn_ack())
+            await rig.until(rig.heard_by("client"))
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+    run(scene())
