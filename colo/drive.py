@@ -26,6 +26,7 @@ _QUIET_SECONDS: Final = 0.001
 _QUIET_LOOKS: Final = 12
 _TIMER_GRAIN: Final[Micros] = 500
 _LOOK: Final[Micros] = 10_000
+_HOLD: Final[Micros] = 500_000
 
 
 @runtime_checkable
@@ -104,6 +105,7 @@ class ProxyDriver:
         self._primary_ended = False
         self.heard = 0
         self._frozen = False  # both machines stand still, and what they have sent is not read
+        self._held_until: Micros | None = None  # they are about to
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         self._watcher: Watcher | None = None
@@ -136,6 +138,7 @@ class ProxyDriver:
     def lose_primary(self) -> None:
         """The primary is gone: let the secondary carry on."""
         self._primary_ended = False
+        self._held_until = None
         if self.proxy.role is Role.PAIR:
             self._drop(self._primary)
             self._primary.lost(monotonic())
@@ -143,6 +146,7 @@ class ProxyDriver:
 
     def lose_secondary(self) -> None:
         """The secondary is gone: let the primary carry on."""
+        self._held_until = None
         self._lose(self._secondary)
 
     def attach_secondary(self, link: Link) -> None:
@@ -156,6 +160,20 @@ class ProxyDriver:
     def freeze(self) -> None:
         """From now on, do not read from machines that stand still: for links of QEMU, which know what they hold."""
         self.proxy.mark = self._mark
+
+    def hold(self) -> None:
+        """The machines are about to stand still: do not read from them, as with `freeze`, until it is known what comes.
+
+        The primary saves its devices, and then its memory. A link that gets room in between is written to, and the copy
+        has devices that do not know what its memory says of them. It begins as soon as it has heard that the secondary
+        stands still, and we may hear of it late. What does not come to pass within half a second is not waited for.
+        """
+        if self.proxy.mark is not None and self.proxy.role is Role.PAIR:
+            self._held_until = monotonic() + _HOLD
+            for port in (self._primary, self._secondary):
+                self._watch(port)
+            if self._watcher is not None:
+                self._arm(monotonic())
 
     async def quiesce(self) -> None:
         """Let both machines come to rest, within a bound: see `Proxy.quiesce`."""
@@ -229,6 +247,8 @@ class ProxyDriver:
 
     def _look(self, now: Micros) -> None:
         """Look after everything, with what is left of full batches."""
+        if self._held_until is not None and now >= self._held_until:
+            self._held_until = None
         self._finish(now)
         for _ in range(_ROUNDS):
             if not self._more:
@@ -246,7 +266,7 @@ class ProxyDriver:
     def _receive_from(self, port: _Port, now: Micros) -> bool:
         link = port.link
         port.more = False
-        if link is None or (self._frozen and port is not self._client):
+        if link is None or self._stands_still(port):
             return False
         try:
             frames = link.recv(now, _BATCH)
@@ -268,9 +288,12 @@ class ProxyDriver:
                 self._watch(port)
         return bool(frames)
 
+    def _stands_still(self, port: _Port) -> bool:
+        return (self._frozen or self._held_until is not None) and port is not self._client
+
     def _mark(self) -> None:
         """Both machines stand still: leave what they have sent where it is, and remember how much that is."""
-        self._frozen = True
+        self._frozen, self._held_until = True, None
         for port in (self._primary, self._secondary):
             link: object = port.link
             if isinstance(link, _Marked):
@@ -330,8 +353,7 @@ class ProxyDriver:
     def _watch(self, port: _Port) -> None:
         if port.link is None or self._watcher is None:
             return
-        frozen = self._frozen and port is not self._client
-        events = 0 if frozen else select.EPOLLIN
+        events = 0 if self._stands_still(port) else select.EPOLLIN
         events |= select.EPOLLOUT if port.unsent or port.link.wants_write() else 0
         fd = port.fileno()
         if fd != port.fd:
@@ -347,7 +369,7 @@ class ProxyDriver:
 
     def _arm(self, now: Micros) -> None:
         """Have a turn when there is something to do. One that comes too early costs less than moving the timer."""
-        instants = [self.proxy.next_timeout()]
+        instants = [self.proxy.next_timeout(), self._held_until]
         instants += [port.link.next_timeout() for port in self._ports if port.link is not None]
         at = min((instant for instant in instants if instant is not None), default=NEVER)
         at = max(at, now + _TIMER_GRAIN)

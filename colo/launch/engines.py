@@ -119,7 +119,7 @@ async def _trial(plan: Plan, directory: Path) -> str:
     async def quiesce() -> None:
         """They have no clients."""
 
-    engine = XColo(primary, Owner(spawn, lambda _: None, quiesce, lambda: None), counters)
+    engine = XColo(primary, Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None), counters)
     try:
         await primary.start()
         for number in range(_TRIAL_CHECKPOINTS):

@@ -124,7 +124,7 @@ class Pair:
         self._driving = self._run(self.driver.run(), "proxy")
 
     def _employ_engine(self) -> None:
-        owner = Owner(self._spare, self._attach, self.driver.quiesce, self._wake)
+        owner = Owner(self._spare, self._attach, self.driver.quiesce, self.driver.hold, self._wake)
         engine = self.engine = self.chosen.make(self.primary, owner, self.counters)
         self.driver.undecided = lambda: engine.undecided
         engine.prepare()

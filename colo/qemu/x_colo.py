@@ -7,6 +7,7 @@ holds back. ``stop`` and ``cont`` are never sent to a machine in this state. QEM
 only when it has something to send; ``x-colo-lost-heartbeat`` tells it.
 
     entered            PAUSED, the secondary's link takes its place, COMPLETED, RESUMED
+    secondary stopped  the links are not read any more: see `colo.drive.ProxyDriver.hold`
     both stopped       PAUSED
     loaded             COMPLETED, RESUMED
 """
@@ -134,7 +135,7 @@ class XColo:
         for machine in (spare, self.primary):
             await enable_colo(machine.monitor)
         at, through = (spare.directory / f"{spare.name}.{suffix}" for suffix in ("state", "colo"))
-        stream = ColoStream(self.counters, prompt=True)
+        stream = ColoStream(self.counters, stops=True, prompt=True)
         self._relay = Relay(through, at, self._happened, self._stream_ended, self.counters, stream=stream)
         await spare.monitor.execute("migrate-incoming", uri=f"unix:{at}")
         await self.primary.monitor.execute("migrate", uri=f"unix:{through}")
@@ -160,6 +161,8 @@ class XColo:
             self.counters.bump("engine.joined")
             self._attempts = 0
             self._tell(Step.COMPLETED, Step.RESUMED)
+        elif event is Event.SECONDARY_STOPPED:
+            self._owner.hold()
         elif event is Event.BOTH_STOPPED:
             self._stops += 1
             self._tell(Step.PAUSED)

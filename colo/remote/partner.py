@@ -11,7 +11,7 @@ from typing import Final, final
 
 from colo.address import Address
 from colo.checkpoint import Step
-from colo.qemu.colo_stream import Event
+from colo.qemu.colo_stream import ColoStream, Event
 from colo.qemu.qmp import Monitor, MonitorError
 from colo.qemu.relay import Relay
 from colo.qemu.settings import ON_DEMAND, enable_colo
@@ -31,12 +31,13 @@ class Hooks:
 
     Attributes:
         ready: the machine can be joined. attach: its link takes the secondary's place.
-        quiesce, wake: as of `colo.qemu.owner.Owner`. lost: the partner is of no use any more.
+        quiesce, hold, wake: as of `colo.qemu.owner.Owner`. lost: the partner is of no use any more.
     """
 
     ready: Callable[[], None]
     attach: Callable[[RemoteLink], None]
     quiesce: Callable[[], Awaitable[None]]
+    hold: Callable[[], None]
     wake: Callable[[], None]
     lost: Callable[[str], None]
 
@@ -141,7 +142,8 @@ class Partner:
         await self._monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND)
 
     async def _migrate(self) -> None:
-        self._relay = Relay(self._path, self._connect, self._happened, self._ended, self.counters)
+        stream = ColoStream(self.counters, stops=True)
+        self._relay = Relay(self._path, self._connect, self._happened, self._ended, self.counters, stream=stream)
         await enable_colo(self._monitor)
         await self._hooks.quiesce()
         await self._monitor.execute("migrate", uri=f"unix:{self._path}")
@@ -160,7 +162,9 @@ class Partner:
         """Both machines, or the one that matters, wait until this returns False, or until the relay is released."""
         if self._closed:
             return False
-        if event is Event.BOTH_STOPPED:
+        if event is Event.SECONDARY_STOPPED:
+            self._hooks.hold()
+        elif event is Event.BOTH_STOPPED:
             self._tell(Step.PAUSED)
             self._do(self._await_decision())
         elif event is Event.BROKEN:

@@ -191,7 +191,9 @@ class ProxySide:
     async def _live_with(self, sock: socket.socket, hello: Hello) -> None:
         self._lost.clear()
         self._ready, self._said = False, ""
-        hooks = Hooks(self._on_ready, self._attach, self.driver.quiesce, self.driver.wake, self._on_lost)
+        hooks = Hooks(
+            self._on_ready, self._attach, self.driver.quiesce, self.driver.hold, self.driver.wake, self._on_lost
+        )
         path = self._directory / "migrate"
         partner = self._partner = Partner(sock, hello, self.config.secondary, self._monitor, path, hooks, self.counters)
         await self._lost.wait()

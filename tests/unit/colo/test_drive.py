@@ -72,3 +72,45 @@ def test_a_primary_whose_link_its_owner_closes_is_lost_and_nothing_else(
             await asyncio.gather(driving, return_exceptions=True)
 
     run(scene())
+
+
+async def _both_speak(rig: Rig) -> asyncio.Task[None]:
+    """A connection is opened, both machines have heard of it and are held, and both have answered."""
+    driving = asyncio.create_task(rig.driver.run())
+    rig.send("client", OPENING)
+    await rig.until(rig.heard_by("primary"))
+    await rig.until(rig.heard_by("secondary"))
+    rig.driver.hold()
+    rig.send("primary", Guest().syn_ack())
+    rig.send("secondary", Guest().syn_ack())
+    await asyncio.sleep(0.05)
+    assert rig.driver.heard == 0
+    return driving
+
+
+@pytest.mark.parametrize("run", [hot.run, asyncio.run])
+def test_what_is_held_is_read_when_nothing_comes_of_it(tmp_path: Path, run: Callable[..., object]) -> None:
+    async def scene() -> None:
+        with contextlib.ExitStack() as undo:
+            rig = Rig(tmp_path, undo)
+            driving = await _both_speak(rig)
+            await rig.until(rig.heard_by("client"))
+            assert rig.driver.heard == 2
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+    run(scene())
+
+
+def test_what_is_held_is_read_when_a_machine_is_lost(tmp_path: Path) -> None:
+    async def scene() -> None:
+        with contextlib.ExitStack() as undo:
+            rig = Rig(tmp_path, undo)
+            driving = await _both_speak(rig)
+            rig.driver.lose_secondary()
+            assert rig.driver.heard == 1
+            await rig.until(rig.heard_by("client"))
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+    hot.run(scene())
