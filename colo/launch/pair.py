@@ -353,6 +353,7 @@ class Pair:
             "state": "protected" if proxy.protected else proxy.role.value,
             "primary": self.primary.name,
             "secondary": self.engine_secondary,
+            "panicked": self.panicked,
             "accelerator": self.plan.guest.accel,
             "engine": self.chosen.name,
             "mode": proxy.comparator.mode.value,
@@ -366,6 +367,12 @@ class Pair:
             "connections": proxy.tracker.live,
             "differences": [line(difference) for difference in list(proxy.differences)[-_TOLD:]],
         }
+
+    @property
+    def panicked(self) -> list[str]:
+        """Names of the machines whose guest was reset or has panicked: see `colo.qemu.machine.Machine.panicked`."""
+        machines = (self.primary, self.engine.secondary)
+        return [machine.name for machine in machines if machine is not None and machine.panicked]
 
     async def close(self) -> None:
         """End everything."""

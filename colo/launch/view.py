@@ -22,6 +22,7 @@ def rows(pair: Pair) -> dict[str, str]:
         "state": status["state"],
         "machines": f"{status['primary']} serves{follower} ({status['accelerator']})",
         "pause": pause if status["checkpoints"] else "none yet",
+        **({"panicked": ", ".join(status["panicked"])} if status["panicked"] else {}),
     }
 
 

@@ -152,6 +152,7 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
         status = pair.status()
         assert status["checkpoints_by_reason"]["asked for"] == 1
         assert (status["state"], status["mode"], status["accelerator"]) == ("protected", "compare", "tcg")
+        assert status["panicked"] == []
 
         # The secondary dies: another one joins, and clients notice nothing but a pause.
         (victim,) = _pids(tmp_path, status["secondary"])
