@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable
 from typing import Final, final
 
@@ -168,6 +169,8 @@ class XColo:
             self._tell(Step.PAUSED)
             self._do(self._await_decision())
         elif event is Event.LOADED:
+            # The primary may run again and has no processor yet, as it does not take ours: its clock would be behind.
+            os.sched_yield()
             self.counters.bump("engine.copied")
             self._tell(Step.COMPLETED, Step.RESUMED)
         elif event is Event.BROKEN:
