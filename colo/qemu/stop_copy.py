@@ -112,7 +112,11 @@ class StopCopy:
     async def _started(self) -> Machine:
         """A fresh machine that listens for a migration."""
         machine = await self._owner.spawn()
-        await machine.monitor.execute("migrate-incoming", uri=_uri(machine))
+        try:
+            await machine.monitor.execute("migrate-incoming", uri=_uri(machine))
+        except BaseException:  # that nobody wants it any more, too
+            await machine.kill()
+            raise
         return machine
 
     async def _checkpoint(self) -> None:
@@ -129,7 +133,12 @@ class StopCopy:
             return
         self._spare = None
         old = self.secondary
-        self._end(old if await self._copy_into(spare) else spare)
+        try:
+            copied = await self._copy_into(spare)
+        except BaseException:
+            self._end(spare if self.secondary is not spare else old)
+            raise
+        self._end(old if copied else spare)
         self.prepare()
 
     async def _copy_into(self, spare: Machine) -> bool:

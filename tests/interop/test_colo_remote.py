@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,13 @@ from tests.interop.guest import find_kernel
 from tests.interop.lab import Guest, Lab, wait_for
 
 pytestmark = [
-    pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip", "nsenter", "unshare", "setpriv"),
+    pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip", "nsenter", "unshare", "setpriv", "tcpdump"),
     pytest.mark.timeout(240),
 ]
 
 ADDRESS = "10.77.0.2"
+ADDRESS6 = "fd77::2"
+MAC = "52:54:00:12:34:56"
 PATIENCE = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 _CLIENTS = """
@@ -32,6 +34,7 @@ set -e
 ip link add br0 type bridge
 ip link set br0 address 52:54:00:00:00:01 up
 ip address add 10.77.0.1/24 dev br0
+ip address add fd77::1/64 dev br0 nodad
 ip link add a0 type veth peer name net0 netns {a}
 ip link add b0 type veth peer name net0 netns {b}
 for end in a0 b0; do ip link set $end master br0 up; done
@@ -64,6 +67,7 @@ class Site:
             directory,
             address=IPv4Interface(f"{ADDRESS}/24"),
             gateway=IPv4Address("10.77.0.1"),
+            address6=IPv6Interface(f"{ADDRESS6}/64"),
             kernel=find_kernel(CARDS["virtio-net-pci"]),
         )
 
@@ -82,7 +86,7 @@ class Site:
         argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", self.image.append]
         argv += ["-qmp", f"unix:{self.at(host)}.qmp,server=on,wait=off"]
         argv += ["-netdev", f"stream,id=n0,server=off,addr.type=unix,addr.path={self.at(host)}.net"]
-        argv += ["-device", "virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile=", *words]
+        argv += ["-device", f"virtio-net-pci,netdev=n0,mac={MAC},romfile=", *words]
         environment = {**os.environ, "LD_PRELOAD": str(preload.library())}
         with self.at(f"{host}.log").open("wb") as log:
             self.processes[f"vm-{host}"] = self.lab.popen(
@@ -155,6 +159,19 @@ class Site:
         assert done.returncode == 0, done.stderr.decode()
         return done
 
+    def port_of_machine(self) -> str:
+        """At which host the clients' bridge takes the machine to be."""
+        shown = self.lab.run(["bridge", "fdb", "show", "br", "br0"]).stdout.decode()
+        return next((line.split()[2] for line in shown.splitlines() if line.startswith(f"{MAC} ")), "")
+
+    def watch(self) -> subprocess.Popen[bytes]:
+        """What the clients' network hears of addresses, a line each."""
+        watching = self.lab.popen(["tcpdump", "-lne", "-i", "br0", "arp or icmp6"], stderr=subprocess.PIPE)
+        assert watching.stderr is not None
+        while b"listening on" not in watching.stderr.readline():
+            assert watching.poll() is None
+        return watching
+
     def talk(self) -> subprocess.Popen[bytes]:
         """A client that keeps one connection."""
         argv = [sys.executable, "-m", "tests.interop.attach_traffic", "talk", ADDRESS]
@@ -181,6 +198,9 @@ def test_the_primarys_host_is_lost(site: Site) -> None:
     assert b'"wrong": []' in site.traffic("get", "1m", "3").stdout
     assert b'"wrong": []' in site.traffic("random", "3").stdout
     assert asked(talking, b"before\n") == ""
+    assert site.lab.run(["ping", "-6", "-n", "-c", "1", "-W", "5", ADDRESS6]).returncode == 0
+    assert site.port_of_machine() == "a0"
+    watching = site.watch()
     under_way = [site.traffic_begun("get", "8m", "6"), site.traffic_begun("echo", "6")]
     time.sleep(2)
     site.cut()
@@ -196,6 +216,18 @@ def test_the_primarys_host_is_lost(site: Site) -> None:
     site.until_said("agent", "the secondary carries on")
     assert b'"wrong": []' in site.traffic("get", "1m", "2").stdout
     assert asked(talking, b"and on\n") == ""
+    assert site.port_of_machine() == "b0"
+    _assert_announced(watching)
+
+
+def _assert_announced(watching: subprocess.Popen[bytes]) -> None:
+    """RFC 5227, section 2.3, and RFC 4861, section 7.2.6: from the machine's address, to everybody, unasked."""
+    watching.terminate()
+    heard = watching.communicate(timeout=PATIENCE)[0].decode().splitlines()
+    announced = [line for line in heard if f" {MAC} > ff:ff:ff:ff:ff:ff," in line and f"tell {ADDRESS}" in line]
+    assert any(f"who-has {ADDRESS} tell {ADDRESS}," in line for line in announced), heard
+    advertised = [line for line in heard if f" {MAC} > 33:33:00:00:00:01," in line]
+    assert any(f"neighbor advertisement, tgt is {ADDRESS6}" in line for line in advertised), heard
 
 
 def test_the_secondarys_host_is_lost_and_another_one_joins(site: Site) -> None:
