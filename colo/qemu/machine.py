@@ -162,7 +162,7 @@ class Machine:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
-        with contextlib.suppress(ProcessLookupError):  # it may have ended
+        with contextlib.suppress(OSError):  # it may have ended, or Linux be older than 5.3
             self._handle = os.pidfd_open(self.process.pid)
         self._waiting = asyncio.create_task(self._wait())
         try:
@@ -247,6 +247,8 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 if self._handle >= 0:
                     signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                else:
+                    self.process.send_signal(signal.SIGKILL)
             await self.ended
         if self._handle >= 0:
             os.close(self._handle)

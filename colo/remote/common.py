@@ -41,7 +41,7 @@ async def reach(monitor: Monitor, address: Address, say: Callable[[str], None]) 
     version = tuple(said["qemu"][part] for part in ("major", "minor", "micro"))
     text = ".".join(map(str, version))
     if never_enters_colo(version):
-        raise UsageError(f"{monitor.name}: QEMU {text} never enters COLO; use one before 10.0, or at least 10.1.3.")
+        raise UsageError(f"{monitor.name}: QEMU {text} never enters COLO; 9.2, 10.0.7 and 10.1.3 do.")
     capabilities: Any = await monitor.execute("query-migrate-capabilities")
     commands: Any = await monitor.execute("query-commands")
     known = {item.get("capability") for item in capabilities} | {item.get("name") for item in commands}
