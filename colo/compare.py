@@ -36,7 +36,6 @@ from pystack.wire.packet import PROTO_TCP, Packet, parse_untrusted
 __all__ = ["Comparator", "CompareConfig", "Difference", "Mode"]
 
 _SECOND: Final = 1_000_000
-_FORGET_BYTES: Final = 1 << 20  # of the primary's output, after which remembered frames are forgotten, twice
 _COMPACT_BYTES: Final = 16 << 20  # of the primary's output, after which held frames get bytes of their own; but as
 _COMPACT_BYTES_A_FLOW: Final = 16 << 10  # each flow is looked at for that, no more often than this, counted by flows
 _OPAQUE: Final = b"opaque"
@@ -105,10 +104,9 @@ class Comparator:
         self._quick = True
         self._crowded = False
         self._asked: set[str] = set()  # reasons that a checkpoint was asked for and that need no repeating
-        self._forget_at = _FORGET_BYTES
-        self._horizon = 0
         self._compact_at = _COMPACT_BYTES
-        self._primary = FramedInput(self._framing, self.counters, self._lane(True, config.vnet_hdr_len))
+        said = self._out.recent.add
+        self._primary = FramedInput(self._framing, self.counters, self._lane(True, config.vnet_hdr_len), said)
         self._secondary = FramedInput(self._framing, self.counters, self._lane(False, config.vnet_hdr_len))
 
     def _lane(self, primary: bool, vnet_hdr_len: int) -> Lane:
@@ -125,6 +123,7 @@ class Comparator:
             self._put_aside(True, frame, now)
         else:
             self._out.now = now
+            self._out.recent.add(side.position, frame, 0)
             self._primary_frame(frame, self.config.vnet_hdr_len, frame, 0, len(frame), side.position, now, packet)
             side.position += 1
             self._accepted += len(frame)
@@ -384,13 +383,9 @@ class Comparator:
         if held > most // 2:
             self._ask_once(difference.QUEUE_FULL)
         self._crowded = held > most
-        if self._accepted >= self._forget_at:
-            self._forget_at = self._accepted + _FORGET_BYTES
-            horizon, self._horizon = self._horizon, self._primary.position
-            self._flows.forget(horizon)
-            if self._accepted >= self._compact_at:
-                self._flows.compact()
-                self._compact_at = self._accepted + max(_COMPACT_BYTES, _COMPACT_BYTES_A_FLOW * self._flows.watched)
+        if self._accepted >= self._compact_at:
+            self._flows.compact()
+            self._compact_at = self._accepted + max(_COMPACT_BYTES, _COMPACT_BYTES_A_FLOW * self._flows.watched)
 
     def tick(self, now: Micros) -> None:
         """Look, once in a scan cycle, for frames that have waited for too long."""

@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 from typing import Final, TypeAlias, final
 
 from colo.datagram_flow import DatagramFlow, Uncovered
-from colo.held import POSITION, SINCE, Outbox, Record
+from colo.held import SINCE, Outbox, Record
 from colo.tcp_flow import TcpFlow
 from pystack import Micros
 
@@ -171,18 +171,6 @@ class Flows:
     def secondary_frames(self) -> list[bytes]:
         """What the secondary has sent and the primary has not, in order for each flow."""
         return [frame for flow in self.active.values() for frame in flow.secondary_frames()]
-
-    def forget(self, horizon: int) -> None:
-        """Let go of released frames from before ``horizon``."""
-        young, self._out.young = self._out.young, []
-        for flow in young:
-            history = flow.history
-            while history and history[0][POSITION] < horizon:
-                history.popleft()
-            if history:
-                self._out.young.append(flow)
-            else:
-                flow.history = None
 
     def compact(self) -> None:
         """Let go of bytes that were read together with held frames."""

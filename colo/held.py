@@ -27,6 +27,7 @@ from typing import Any, Final, TypeAlias, final
 
 from colo.difference import Difference
 from colo.framing import Framing
+from colo.recent import Recent
 from pystack import Buffer, Counters, Micros
 from pystack.wire.packet import Packet
 
@@ -67,7 +68,7 @@ class Outbox:
 
     Attributes:
         ranges: what goes out. Differences are in ``differences``.
-        young: flows that remember released frames since the comparator last let them forget.
+        recent: the last of what the primary has sent, released or not.
         partly: flows of whose first held frame the secondary has sent a part, and whether it waits for that part to be
             acknowledged; in the order in which that was seen.
         frames: frames that were released so far.
@@ -89,8 +90,8 @@ class Outbox:
         "now",
         "partly",
         "ranges",
+        "recent",
         "waited",
-        "young",
     )
 
     def __init__(self, framing: Framing, counters: Counters) -> None:
@@ -98,7 +99,7 @@ class Outbox:
         self.counters = counters
         self.ranges: list[list[Any]] = []
         self.differences: list[Difference] = []
-        self.young: list[Any] = []  # flows that remember released frames
+        self.recent = Recent(framing)
         self.debtors: list[Any] = []  # flows that owe their client a window update
         self.partly: dict[Any, bool] = {}
         self.frames = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 from colo.framing import BAD_VNET_HDR_LEN, Framing
@@ -14,17 +15,27 @@ from pystack.flow.fragments import FragmentInspector
 class FramedInput:
     """Where one side is in what it sends.
 
+    Args:
+        heard: told of everything before it is dealt with: its position, the bytes, and where the first whole frame is.
+
     Attributes:
         lane: the fast way for its ordinary frames. inspector: puts its fragments together.
         position: bytes of whole frames, or bare frames, that were dealt with. aside: whether it is past its boundary.
         error: why its stream cannot be followed any more, a counter's name; "" while it can.
     """
 
-    __slots__ = ("_counters", "_framing", "_rest", "aside", "error", "inspector", "lane", "position")
+    __slots__ = ("_counters", "_framing", "_heard", "_rest", "aside", "error", "inspector", "lane", "position")
 
-    def __init__(self, framing: Framing, counters: Counters, lane: Lane) -> None:
+    def __init__(
+        self,
+        framing: Framing,
+        counters: Counters,
+        lane: Lane,
+        heard: Callable[[int, bytes, int], None] = lambda _position, _data, _at: None,
+    ) -> None:
         self._framing = framing
         self._counters = counters
+        self._heard = heard
         self._rest = bytearray()  # the start of a frame whose end has not come
         self.lane = lane
         self.inspector = FragmentInspector(counters)
@@ -49,8 +60,10 @@ class FramedInput:
                 return 0
             frame = bytes(self._rest)
             self._rest.clear()
+            self._heard(self.position, frame, 0)
             walk(frame, 0, self.position, now)
             self.position += len(frame)
+        self._heard(self.position - at, data, at)
         end = walk(data, at, self.position - at, now)
         self.position += end - at
         if end < len(data) and not self.error:

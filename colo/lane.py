@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, final
 
 from colo.framing import Framing
 from colo.held import Outbox
-from colo.tcp_flow import NOTHING, REMEMBERING, TcpFlow
+from colo.tcp_flow import NOTHING, TcpFlow
 from pystack import Micros
 from pystack.seq import MASK
 
@@ -77,7 +77,6 @@ class Lane:
         """Walk the primary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
         get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
-        remembering = len(self._out.young) < REMEMBERING
         size = len(data)
         last = size - self._struct.size
         last_range: list[Any] | None = None
@@ -97,19 +96,17 @@ class Lane:
                 and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
                 and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
             ):
-                if tail & _ACK_AND_WINDOW != flow.p_told:
+                told = tail & _ACK_AND_WINDOW
+                if told != flow.p_told:
                     flow.primary_acked_again(tail >> 32, tail & 0xFFFF)
                 start = flow.p_nxt
                 stop = start + end - payload
-                record = (
-                    start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position, None
-                )  # fmt: skip
                 single = flow.single
                 if single is NOTHING and stop > start:
                     # Nothing waits on either side; now this frame does.
                     if not flow.armed:
                         self._held(flow, now)
-                    flow.single = record
+                    flow.single = (start, stop, data, payload, told, at, end, now, position)
                     flow.p_nxt = stop
                     at = end
                     continue
@@ -117,18 +114,13 @@ class Lane:
                     # One piece of the secondary does.
                     if (
                         single[1] == stop
-                        and flow.p_ack <= flow.s_ack
-                        and flow.p_right <= flow.s_right
+                        and (told == flow.s_told or (flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right))
                         and single[2].startswith(
                             data[payload:end] if stop - start < _COPIED else memoryview(data)[payload:end], single[3]
                         )
                     ):
                         flow.single = NOTHING
                         flow.p_nxt = single[1]  # the secondary's integer: one object less, see _same in tcp_flow
-                        if flow.history is not None:
-                            flow.history.append(record)
-                        elif remembering:
-                            flow.remember(record)
                         released += 1
                         if last_range is not None and last_range[3] == at:
                             last_range[3] = end
@@ -142,6 +134,9 @@ class Lane:
                 if single is not None:
                     flow.unfold()
                 held = flow.held_many
+                record = (
+                    start, stop, data, payload, flow.p_ack, flow.p_right, 0x10, at, end, now, position, None
+                )  # fmt: skip
                 if flow.s_nxt <= start:
                     # The secondary has not come this far.
                     if stop > start:
@@ -182,10 +177,6 @@ class Lane:
                         if not ahead:
                             flow.single = NOTHING
                         flow.p_nxt = piece[1]
-                        if flow.history is not None:
-                            flow.history.append(record)
-                        elif remembering:
-                            flow.remember(record)
                         released += 1
                         if last_range is not None and last_range[3] == at:
                             last_range[3] = end
@@ -205,7 +196,6 @@ class Lane:
         """Walk the secondary's frames from ``at`` on; returns where the first one starts that is not whole."""
         unpack, overhead, scale, bias = self._struct.unpack_from, self._overhead, self._scale, self._bias
         get, slow, ranges, limit = self._flows.get, self._slow, self._out.ranges, self._limit
-        remembering = len(self._out.young) < REMEMBERING
         size = len(data)
         last = size - self._struct.size
         last_range: list[Any] = [0, None, 0, -1]
@@ -225,6 +215,7 @@ class Lane:
                 and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
                 and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
             ):
+                told = tail & _ACK_AND_WINDOW
                 start = flow.s_nxt
                 stop = start + end - payload
                 single = flow.single
@@ -236,7 +227,7 @@ class Lane:
                     continue
                 if single is NOTHING:
                     # Nothing waits on either side: the secondary is first.
-                    if tail & _ACK_AND_WINDOW != flow.s_told:
+                    if told != flow.s_told:
                         flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                     if not flow.armed:
                         self._held(flow, now)
@@ -253,20 +244,16 @@ class Lane:
                         )
                     ):
                         # The one frame that waits has the same bytes in one piece.
-                        if tail & _ACK_AND_WINDOW != flow.s_told:
+                        if told != flow.s_told:
                             flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                         flow.s_nxt = single[1]  # the primary's integer: one object less, see _same in tcp_flow
-                        if single[4] <= flow.s_ack and single[5] <= flow.s_right:
+                        if single[4] == flow.s_told or flow.secondary_covers(single[4]):
                             flow.single = NOTHING
-                            if flow.history is not None:
-                                flow.history.append(single)
-                            elif remembering:
-                                flow.remember(single)
                             released += 1
-                            if last_range[3] == single[7] and last_range[1] is single[2]:
-                                last_range[3] = single[8]
+                            if last_range[3] == single[5] and last_range[1] is single[2]:
+                                last_range[3] = single[6]
                             else:
-                                last_range = [single[10] + single[7], single[2], single[7], single[8]]
+                                last_range = [single[8] + single[5], single[2], single[5], single[6]]
                                 ranges.append(last_range)
                         else:
                             flow.unfold()
@@ -286,17 +273,13 @@ class Lane:
                         )
                     ):
                         # The same bytes in one piece as the primary's.
-                        if tail & _ACK_AND_WINDOW != flow.s_told:
+                        if told != flow.s_told:
                             flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                         del ahead[0]
                         flow.s_nxt = record[1]
                         held = flow.held_many
                         if held[0] is record and record[4] <= flow.s_ack and record[5] <= flow.s_right:
                             del held[0]
-                            if flow.history is not None:
-                                flow.history.append(record)
-                            elif remembering:
-                                flow.remember(record)
                             released += 1
                             if last_range[3] == record[7] and last_range[1] is record[2]:
                                 last_range[3] = record[8]
@@ -314,7 +297,7 @@ class Lane:
                         continue
                 elif len(ahead) <= limit:
                     # The secondary is first.
-                    if tail & _ACK_AND_WINDOW != flow.s_told:
+                    if told != flow.s_told:
                         flow.secondary_acked_again(tail >> 32, tail & 0xFFFF)
                         if flow.held_many:
                             flow.advance()

@@ -18,20 +18,34 @@ What is known of both streams is in `colo.tcp_state`, and what may leave by that
 
 from __future__ import annotations
 
-from itertools import chain
+from collections.abc import Iterator
 from typing import Final, final
 
 from colo import difference
 from colo.early import Early
-from colo.held import DATA, FLAGS, HIGH, LOW, PAYLOAD, START, STOP, UNCOVERED, Piece, Record, own, with_flag
+from colo.held import (
+    DATA,
+    FLAGS,
+    HIGH,
+    LOW,
+    PAYLOAD,
+    POSITION,
+    START,
+    STOP,
+    UNCOVERED,
+    Piece,
+    Record,
+    own,
+    with_flag,
+)  # fmt: skip
 from colo.negotiated import negotiated
-from colo.tcp_release import CLOSING, REMEMBERING, TcpRelease
+from colo.tcp_release import CLOSING, TcpRelease
 from colo.tcp_state import NOTHING, UNSET, trimmed
 from pystack import Micros
-from pystack.seq import MASK
+from pystack.seq import MASK, unwrap
 from pystack.wire.packet import ACK, FIN, RST, SYN, Packet
 
-__all__ = ["NOTHING", "REMEMBERING", "TcpFlow"]
+__all__ = ["NOTHING", "TcpFlow"]
 
 _FAR: Final = 1 << 30  # RFC 7323 section 2.3: no window is larger, so no honest number is further away
 
@@ -167,19 +181,29 @@ class TcpFlow(TcpRelease):
     def _contradicts(self, record: Record) -> bool:
         """Whether a frame says anything else than what the primary has said before, as far as that is still known."""
         start, stop, data, payload = record[:4]
-        known = 0
-        top = self.p_nxt
-        for old in chain(self.history or (), self.held):
-            low, high = max(start, old[START]), min(stop, old[STOP])
+        known: list[tuple[int, int]] = []
+        for old, end, other, where in self._said(start, record[POSITION] + record[LOW]):
+            low, high = max(start, old), min(stop, end)
             if low < high:
-                known += max(min(high, top) - low, 0)
-                at = payload - start
-                there = old[PAYLOAD] - old[START]
-                if data[at + low : at + high] != old[DATA][there + low : there + high]:
+                known.append((low, high))
+                at, there = payload - start, where - old
+                if data[at + low : at + high] != other[there + low : there + high]:
                     return True
-        if known < min(stop, top) - start:
+        reached = start
+        for low, high in sorted(known):
+            if low <= reached < high:
+                reached = high
+        if reached < min(stop, self.p_nxt):
             self.out.counters.bump("compare.retransmission_unverified")
         return False
+
+    def _said(self, near: int, before: int) -> Iterator[Piece]:
+        """What the primary has sent before position ``before`` and is remembered, and what is held however long."""
+        for seq, data, payload, length in self.out.recent.segments(self.key, before):
+            start = unwrap(seq, near)
+            yield start, start + length, data, payload
+        for record in self.held:
+            yield record[:4]
 
     # --------------------------------------------------------------------------------------------- the secondary's side
 
@@ -251,11 +275,12 @@ class TcpFlow(TcpRelease):
 
     def secondary_acked(self, ack: int, window_field: int, shift: int) -> None:
         """Note another acknowledgement or window than that of the last frame. Neither goes back."""
-        self.s_told = _same(ack << 32 | window_field, self.p_told) if shift == self._shift else -1
         number = _same(self._unwrap_ack(ack, self.s_ack), self.p_ack)
         if self.s_ack != UNSET and number - self.s_ack > _FAR:
+            self.s_told = -1
             self.out.counters.bump("compare.out_of_window")
             return
+        self.s_told = _same(ack << 32 | window_field, self.p_told) if shift == self._shift else -1
         if number > self.s_ack:
             self.s_ack = number
         right = _same(number + (window_field << shift), self.p_right)
@@ -265,6 +290,11 @@ class TcpFlow(TcpRelease):
     def secondary_acked_again(self, ack: int, window_field: int) -> None:
         """`secondary_acked` of a frame that is no SYN."""
         self.secondary_acked(ack, window_field, self._shift)
+
+    def secondary_covers(self, told: int) -> bool:
+        """Whether the secondary has acknowledged as much and offered as large a window as a frame that `told` so."""
+        ack = self._unwrap_ack(told >> 32, self.p_ack)
+        return ack <= self.s_ack and ack + ((told & 0xFFFF) << self._shift) <= self.s_right
 
     # -------------------------------------------------------------------------------------------- holding them together
 
@@ -303,8 +333,6 @@ class TcpFlow(TcpRelease):
 
     def resync(self) -> None:
         """A checkpoint has completed: the secondary is where the primary is, and all that was held is on its way."""
-        for record in self.held:
-            self.remember(record)
         self.held.clear()
         self.ahead.clear()
         if self.p_nxt == UNSET:
@@ -314,7 +342,7 @@ class TcpFlow(TcpRelease):
         if self._early_p:
             self.p_nxt = max(self.p_nxt, self._early_p.end)
         self.s_nxt = self.p_nxt
-        self.s_ack, self.s_right = self._p_top_ack, self._p_top_right
+        self.s_ack, self.s_right, self.s_told = self._p_top_ack, self._p_top_right, self.p_told
         self._syn_s, self._iss_s = self._syn_p, self._iss_p
         self.fin_s, self.rst_s = self.fin_p, self.rst_p
         self.rst_s_frame = b""

@@ -5,7 +5,6 @@ Read before editing: docs/explanation/output-commit.md, RFC 9293 section 3.8.6 (
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from colo import difference, parting, window
@@ -14,10 +13,7 @@ from colo.negotiated import Negotiated
 from colo.tcp_state import UNSET, TcpState, trimmed
 from pystack.wire.packet import ACK, FIN, RST, SYN
 
-REMEMBERING: Final = 512
-"""How many flows remember what they have released, `_HISTORY` frames each: more would cost more than they tell."""
 CLOSING: Final = FIN | RST
-_HISTORY: Final = 32
 
 
 class TcpRelease(TcpState):
@@ -76,7 +72,6 @@ class TcpRelease(TcpState):
             if record[RIGHT] > self.s_right and record[FLAGS] & ACK:
                 record = self._clamp(record)
             self.out.emit(record)
-            self.remember(record)
             if record[FLAGS] & CLOSING:
                 self.ended = True
         if self._debt is not None and not self.diverged:
@@ -109,7 +104,6 @@ class TcpRelease(TcpState):
         if part[RIGHT] > self.s_right and part[FLAGS] & ACK:
             part = self._clamp(part)
         self.out.emit(part)
-        self.remember(part)
 
     def _part_covered(self, record: Record) -> int:
         """How many bytes of a frame's payload the secondary has sent too."""
@@ -148,18 +142,6 @@ class TcpRelease(TcpState):
     def _same_reset(self, start: int) -> bool:
         """Whether the secondary has reset the connection where the primary does."""
         return start in (self.rst_s, self._rst_s_own)
-
-    def remember(self, record: Record) -> None:
-        """Keep a released frame for a while, to hold a retransmission against it, unless too many flows do."""
-        if record[STOP] > record[START]:
-            history = self.history
-            if history is None:
-                young = self.out.young
-                if len(young) >= REMEMBERING:
-                    return
-                young.append(self)
-                history = self.history = deque(maxlen=_HISTORY)
-            history.append(record)
 
     # ---------------------------------------------------------------------------------------------------------- windows
 

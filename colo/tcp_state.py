@@ -5,31 +5,55 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from colo.early import Early
-from colo.held import DATA, HIGH, PAYLOAD, START, STOP, Outbox, Piece, Record
+from colo.held import DATA, PAYLOAD, START, STOP, Outbox, Piece, Record
 from colo.negotiated import Negotiated
 from pystack import Micros
 from pystack.seq import unwrap
-from pystack.wire.packet import Packet
+from pystack.wire.packet import ACK, Packet
 
 UNSET: Final = -1
 NOTHING: Final[Piece] = ()
 """What is in `TcpState.single` when nothing waits, on either side."""
+_OF_PRIMARY: Final = 9  # fields of what is in `single`; a piece of the secondary has six
 _ORIGIN: Final = 1 << 32  # added to the first number seen, so that what lies before it is not negative
 
 
-class TcpState:
+class LaneState:
+    """What the lanes look at of every connection, in a base class, whose slots come first in an object.
+
+    Memory is what a frame costs where connections are many: this, with the object's head, is two lines of a cache,
+    where among the others, which the interpreter sorts by name, it would be five.
+
+    Attributes:
+        p_open, s_open: whether a side's ordinary frames may take the lane. p_told, s_told: the last acknowledgement and
+            window that it told, as in the header; -1 when they are not to be compared.
+        single: with most connections no more than one piece waits, of one side, and then it is here and in no list:
+            `NOTHING` if none does; (start, stop, data, payload, told, low, high, since, position) of the primary's, see
+            `colo.held`; a `Piece` of the secondary; None when one has to look into ``held_many`` and ``ahead_many``,
+            which are empty otherwise.
+        armed: whether the comparator's clock watches the connection.
+    """
+
+    __slots__ = ("armed", "p_nxt", "p_open", "p_told", "s_nxt", "s_open", "s_told", "single")
+
+    armed: bool
+    p_nxt: int
+    p_open: bool
+    p_told: int
+    s_nxt: int
+    s_open: bool
+    s_told: int
+    single: Piece | None
+
+
+class TcpState(LaneState):
     """One connection's output of both machines. See the text of `colo.tcp_flow` for the names.
 
     Attributes:
-        held: frames of the primary that wait, in its order. single: with most connections no more than one piece waits,
-            of one side, and then it is here and in no list: what takes the lanes touches no more memory than it must,
-            and memory is what a packet costs where connections are many. `NOTHING` if none does; None when one has to
-            look into ``held_many`` and ``ahead_many``, which are empty otherwise. armed: whether the comparator's clock
-            watches them.
+        held: frames of the primary that wait, in its order.
         diverged: a difference was found, and only a checkpoint can tell how it goes on: nothing is compared.
         ended: both sides have ended the stream, and the primary's end was released.
     """
@@ -53,41 +77,31 @@ class TcpState:
         "_syn_p",
         "_syn_s",
         "ahead_many",
-        "armed",
         "diverged",
         "ended",
         "fin_p",
         "fin_s",
         "held_many",
-        "history",
         "key",
         "limit",
         "out",
         "p_ack",
-        "p_nxt",
-        "p_open",
         "p_right",
-        "p_told",
         "rst_p",
         "rst_s",
         "rst_s_frame",
         "s_ack",
-        "s_nxt",
-        "s_open",
         "s_right",
-        "s_told",
-        "single",
     )  # fmt: skip
 
     def __init__(self, key: bytes, out: Outbox, limit: int) -> None:
         self.key = key
         self.out = out
         self.limit = limit  # pieces of the secondary that may be ahead, and frames of the primary before help is asked
-        self.single: Piece | None = None
+        self.single = None
         # Lists, short as they are: an empty one is a tenth of a deque, and there is one pair for every connection.
         self.held_many: list[Record] = []
         self.ahead_many: list[Piece] = []
-        self.history: deque[Record] | None = None  # what was released lately, to hold retransmissions against
         self.armed = False
         self._ack_near = self._near = UNSET
         self._next_s: list[tuple[Packet, bytes, int, int, int, Micros]] = []
@@ -101,7 +115,7 @@ class TcpState:
         self._base = UNSET  # of what lies below nothing is known
         self._first = UNSET  # where the stream begins, or began to be followed: differences are told from there on
         self.p_ack = self._p_top_ack = self.s_ack = UNSET
-        self.p_told = self.s_told = -1  # the last acknowledgement and window as in the header, for the lanes
+        self.p_told = self.s_told = -1
         self.p_right = self._p_top_right = self.s_right = 0
         self._shift = 0
         self._iss_p = self._iss_s = -1  # as in the header
@@ -136,10 +150,15 @@ class TcpState:
     def unfold(self) -> None:
         """Put what is alone in ``single`` into the lists, where everything but the lanes looks for it."""
         single, self.single = self.single, None
-        if single:
+        if single and len(single) == _OF_PRIMARY:
+            start, stop, data, payload, told, low, high, since, position = single
+            ack = self._unwrap_ack(told >> 32, self.p_ack)
+            right = ack + ((told & 0xFFFF) << self._shift)
+            record: Record = (start, stop, data, payload, ack, right, ACK, low, high, since, position, None)
+            self.ahead_many.append(record)
+            self.held_many.append(record)
+        elif single:
             self.ahead_many.append(single)
-            if len(single) > HIGH:  # a record of the primary
-                self.held_many.append(single)
 
     def _fold(self) -> None:
         """The opposite, when nothing waits."""

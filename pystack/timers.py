@@ -8,6 +8,7 @@ the valid ones: the heap's size stays proportional to the number of owners.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, Protocol, final
 
@@ -58,6 +59,17 @@ class Timers:
     def _sweep(self) -> None:
         self._heap = [entry for entry in self._heap if entry[0] == entry[2].armed_at]
         heapify(self._heap)
+
+    def renew(self, owners: Iterable[TimerOwner]) -> None:
+        """Forget every entry, whoever its owner is, but for one of each of ``owners``. Not while timers are fired."""
+        heap: list[tuple[Micros, int, TimerOwner]] = []
+        for owner in owners:
+            owner.armed_at = owner.deadline
+            if owner.deadline < NEVER:
+                heap.append((owner.deadline, len(heap), owner))
+        heapify(heap)
+        self._heap = heap
+        self._serial = self._armed = len(heap)
 
     def next_timeout(self) -> Micros | None:
         """The earliest instant at which something is due, or None. Drops stale entries on the way."""

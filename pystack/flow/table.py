@@ -111,16 +111,9 @@ class FlowTable(Generic[FlowT]):
         if self._at_bound is AtBound.EVICT_OLDEST:
             self._ages[flow.key] = None
         self.timers.arm(flow)
-        if len(self.timers) > 3 * len(self.flows) + _STALE_SLACK:
-            self._renew_timers()
+        if len(self.timers) > len(self.flows) * 3 // 2 + _STALE_SLACK:
+            self.timers.renew(self.flows.values())  # the entries of flows that are gone keep those in memory
         return evicted
-
-    def _renew_timers(self) -> None:
-        """Forget the entries of flows that are gone. Only here, where no timer is being fired."""
-        self.timers = Timers()
-        for flow in self.flows.values():
-            flow.armed_at = NEVER
-            self.timers.arm(flow)
 
     def _victim(self) -> FlowT | None:
         if self._at_bound is AtBound.REFUSE:

@@ -10,7 +10,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.bench import compare, compare_report, load, pair, pair_failover, pair_report, pair_sides, report, startup
+from tests.bench import (
+    compare,
+    compare_report,
+    compare_rig,
+    load,
+    pair,
+    pair_failover,
+    pair_report,
+    pair_sides,
+    report,
+    startup,
+)
 from tests.bench import gateway as bench
 from tests.bench.pair_load import PHASES
 from tests.bench.peers import Subject, subjects
@@ -156,7 +167,7 @@ def compare_command(
     results = compare.measure(
         _chosen_comparators(peers, program),
         compare.rows(payloads, connections, load=latency is not True, latency=latency is not False),
-        compare.Load(seconds or (2 if quick else 5), timestamps, request_every),
+        compare_rig.Load(seconds or (2 if quick else 5), timestamps, request_every),
         rounds=rounds or (1 if quick else 3),
         say=lambda text: progress.print(text, style="dim", highlight=False),
     )

@@ -1,60 +1,34 @@
 """Comparators under load: QEMU's colo-compare and `colo compare` get the same two streams over UNIX sockets, in turn.
 
-feeder.c plays both machines and the client. It runs in a process of its own, so that only what the comparator itself
-uses is in its CPU time; each run has a comparator and a feeder of its own.
+What is held against each other, all rows of one payload, is there at the same time and takes turns of a quarter of a
+second: what slows the machine for a while slows all of them, and a ratio is one of two turns beside each other.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import select
+import contextlib
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tests.bench.compare_report import OURS, QEMU, Results, Row, Run
-from tests.bench.peers import cpu_seconds
+from tests.bench.compare_report import OURS, QEMU, Results, Row
+from tests.bench.compare_rig import LARGE, SOCKETS, TURN, Load, Rig, compile_feeder
 from tests.bench.report import machine
 from tests.interop.lab import LabError
-from tests.interop.qemu_judge.oracle import ROOT, Judge, OracleError, Process
+from tests.interop.qemu_judge.oracle import ROOT
 
 CONNECTIONS = (1, 100, 1000, 5000)
 PAYLOADS = (64, 512, 1448, 60_000)
 MOST_CONNECTIONS = 16_384  # QEMU's table holds no more: one more clears it
 
 _QUIET_MACHINE = ("-M", "none", "-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none")
-_SOCKETS = ("pri", "sec", "out", "notify")  # and "qmp"; the names that Judge knows
-_ACCEPTS = 1 << 16  # __SO_ACCEPTCON, a flag in /proc/net/unix
-_SOURCE = Path(__file__).with_name("feeder.c")
-_HEADERS = 54  # Ethernet, IPv4, TCP
-_TIMESTAMPS = 12
-_LARGE = 8192  # a larger payload comes as offloading guests send it, with a virtio_net_hdr, and fewer at a time
-_WARM_UP_MS = 300
-_PATIENCE = 30.0  # seconds a run may take beyond its load's own time
 _TIMEOUT_MS, _SCAN_MS = 3000, 1000  # QEMU's defaults
-
-
-@dataclass(frozen=True)
-class Load:
-    """How the streams look, beside a row's own figures.
-
-    Attributes:
-        timestamps: whether segments have the timestamps option, each machine's clock its own.
-        request_every: the acknowledgement number grows with every so many packets of a connection; 0: never.
-    """
-
-    seconds: float
-    timestamps: bool = False
-    request_every: int = 0
 
 
 class Comparator(ABC):
@@ -91,7 +65,7 @@ class QemuCompare(Comparator):
     def command(self, directory: Path, *, vnet: bool) -> list[str]:
         argv = [self._PROGRAM, *_QUIET_MACHINE]
         argv += ["-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"]
-        for name in _SOCKETS:
+        for name in SOCKETS:
             argv += ["-chardev", f"socket,id={name},path={directory / name},server=on,wait=off"]
         options = "primary_in=pri,secondary_in=sec,outdev=out,notify_dev=notify,iothread=io"
         options += f",compare_timeout={_TIMEOUT_MS},expired_scan_cycle={_SCAN_MS}"
@@ -126,7 +100,7 @@ class ColoCompare(Comparator):
 
     def command(self, directory: Path, *, vnet: bool) -> list[str]:
         argv = [shutil.which(self._program[0]) or self._program[0], *self._program[1:], "compare"]
-        for option, name in zip(("primary-in", "secondary-in", "out", "notify"), _SOCKETS, strict=True):
+        for option, name in zip(("primary-in", "secondary-in", "out", "notify"), SOCKETS, strict=True):
             argv += [f"--{option}", f"unix:{directory / name},server"]
         argv += ["--compare-timeout", str(_TIMEOUT_MS), "--expired-scan-cycle", str(_SCAN_MS)]
         return [*argv, "--vnet-hdr"] if vnet else argv
@@ -156,105 +130,55 @@ def rows(payloads: Sequence[int], connections: Sequence[int], *, load: bool, lat
 def measure(
     subjects: Sequence[Comparator], wanted: Sequence[Row], load: Load, *, rounds: int, say: Callable[[str], None]
 ) -> Results:
-    """Run every row of every comparator `rounds` times; who begins changes with the round."""
+    """Run every row of every comparator `rounds` times, each time with processes of its own."""
     about = {subject.name: subject.version() for subject in subjects} | machine()
     results = Results([subject.name for subject in subjects], list(wanted), about=about)
+    groups: dict[tuple[bool, int], list[Row]] = {}
+    for row in wanted:
+        groups.setdefault((row.latency, row.payload), []).append(row)
     with tempfile.TemporaryDirectory(prefix="bench") as name:
         feeder = compile_feeder(Path(name))
         for number in range(rounds):
-            for row in wanted:
-                for subject in subjects if number % 2 == 0 else reversed(subjects):
-                    say(f"round {number + 1} of {rounds}: {row.label}: {subject.name}")
-                    try:
-                        results.add(subject.name, row, run_one(subject, feeder, row, load))
-                    except LabError as error:
-                        results.failures.append(f"{subject.name}, {row.label}: {error}")
+            for group in groups.values():
+                say(f"round {number + 1} of {rounds}: {_together(group)}")
+                with contextlib.ExitStack() as stack:
+                    rigs = list(_start(stack, subjects, group, load, feeder, results))
+                    _take_turns(rigs, number, load, results)
     return results
 
 
-def compile_feeder(directory: Path) -> Path:
-    """Compile feeder.c; LabError has the compiler's words."""
-    program = directory / "feeder"
-    command = ["cc", "-O2", "-std=gnu11", "-Wall", "-pthread", "-o", os.fspath(program), os.fspath(_SOURCE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        raise LabError(f"cc: {done.stderr.strip()[-2000:]}")
-    return program
+def _together(group: Sequence[Row]) -> str:
+    """The rows of one payload in words."""
+    numbers = ", ".join(f"{row.connections:,}" for row in group)
+    return group[0].label if len(group) == 1 else f"{group[0].payload:,} bytes, {numbers} connections in turn"
 
 
-def run_one(subject: Comparator, feeder: Path, row: Row, load: Load) -> Run:
-    """Measure one comparator once, a new one.
-
-    Raises:
-        LabError: the feeder cannot, or the comparator does not answer.
-    """
-    vnet = row.payload > _LARGE
-    with tempfile.TemporaryDirectory(prefix="bench") as name:
-        directory = Path(name)
-        process = Process(subject.command(directory, vnet=vnet), directory)
-        try:
-            _wait_listening(process, directory)
-            judge = Judge(directory, process, vnet=vnet)
+def _start(
+    stack: contextlib.ExitStack,
+    subjects: Sequence[Comparator],
+    group: Sequence[Row],
+    load: Load,
+    feeder: Path,
+    results: Results,
+) -> Iterator[Rig]:
+    """Every comparator with every row; what does not start is a failure and has no turns."""
+    for row in group:
+        for subject in subjects:
             try:
-                return _feed(judge, feeder, row, load)
-            finally:
-                judge.close()
-        except (LabError, OracleError, OSError) as error:
-            raise LabError(f"{error}; it said: {process.said()[-500:].strip() or 'nothing'}") from error
-        finally:
-            process.end()
+                yield stack.enter_context(
+                    Rig(subject.name, partial(subject.command, vnet=row.payload > LARGE), feeder, row, load)
+                )
+            except LabError as error:
+                results.failures.append(f"{subject.name}, {row.label}: {error}")
 
 
-def _wait_listening(process: Process, directory: Path) -> None:
-    """Until all four sockets can be connected to: a path is there a moment before that."""
-    paths = {os.fspath(directory / name) for name in _SOCKETS}
-    deadline = time.monotonic() + _PATIENCE
-    while not paths <= {fields[7] for fields in _unix_sockets() if len(fields) == 8 and int(fields[3], 16) & _ACCEPTS}:
-        if process.popen.poll() is not None or time.monotonic() > deadline:
-            raise OracleError("it does not listen")
-        time.sleep(0.005)
-
-
-def _unix_sockets() -> list[list[str]]:
-    """/proc/net/unix: Num RefCount Protocol Flags Type St Inode Path, see proc_net(5)."""
-    return [line.split() for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]]
-
-
-def _feed(judge: Judge, feeder: Path, row: Row, load: Load) -> Run:
-    wires = [wire.sock for wire in (judge.primary, judge.secondary, judge.out)]
-    for wire in wires:
-        wire.settimeout(None)  # the feeder's own time limits hold, and it wants sockets that block
-    fds = [wire.fileno() for wire in wires]
-    at_once, chunk = (1, 1) if row.latency else (48, 8) if judge.vnet else (768, 128)  # below QEMU's queue of 1024
-    shape = (row.connections, row.payload, at_once, chunk, int(judge.vnet), int(load.timestamps), load.request_every)
-    argv = [os.fspath(feeder), *map(str, (*fds, *shape))]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds) as process:
-        try:
-            word = "ping" if row.latency else "run"
-            for command in ("open", f"{word} {_WARM_UP_MS}"):
-                warm = _ask(process, command, _PATIENCE)
-                if warm["released"] != warm["sent"]:
-                    raise LabError(f"{command}: {warm['released']} of {warm['sent']} packets were released")
-            before = cpu_seconds(judge.process.popen.pid)
-            told = _ask(process, f"{word} {round(load.seconds * 1000)}", load.seconds + _PATIENCE)
-            after = cpu_seconds(judge.process.popen.pid)
-            frame = row.payload + _HEADERS + (_TIMESTAMPS if load.timestamps else 0)
-            asked = len(judge.notify.waiting(0.05))
-            return Run(**told, cpu_seconds=after - before, frame_bytes=frame, requests=asked)
-        finally:
-            process.kill()
-
-
-def _ask(process: subprocess.Popen[bytes], command: str, patience: float) -> dict[str, Any]:
-    """Tell the feeder something and return its answer."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(command.encode() + b"\n")
-    process.stdin.flush()
-    readable, _, _ = select.select([process.stdout], [], [], patience)
-    answer = process.stdout.readline() if readable else b""
-    if not answer:
-        raise LabError(f"feeder: no answer to {command!r}")
-    told = json.loads(answer)
-    assert isinstance(told, dict)
-    return told
+def _take_turns(rigs: list[Rig], number: int, load: Load, results: Results) -> None:
+    """Let each have its seconds, a turn at a time; who begins changes with the turn."""
+    turns = max(round(load.seconds / TURN), 1)
+    for turn in range(turns):
+        for rig in rigs[:: -1 if turn % 2 else 1]:
+            try:
+                results.add(rig.name, rig.row, rig.take_turn(), turn=number * turns + turn)
+            except LabError as error:
+                results.failures.append(f"{rig.name}, {rig.row.label}: {error}")
+                rigs.remove(rig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 from rich.console import Console
 from rich.table import Table
@@ -94,35 +94,48 @@ class Verdict:
 
 @dataclass
 class Results:
-    """Every run of every row of every comparator."""
+    """Every run of every row of every comparator; `runs` are by turn, in which all stood beside each other."""
 
     subjects: list[str]
     rows: list[Row]
     about: dict[str, str] = field(default_factory=dict)
-    runs: dict[tuple[str, Row], list[Run]] = field(default_factory=dict)
+    runs: dict[tuple[str, Row], dict[int, Run]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
-    def add(self, subject: str, row: Row, run: Run) -> None:
+    def add(self, subject: str, row: Row, run: Run, *, turn: int) -> None:
         """Keep a run whose packets came out; say what was wrong with it."""
         self.failures += [f"{subject}, {row.label}: {what}" for what in wrongs(subject, run)]
         if run.released and not run.stalled:
-            self.runs.setdefault((subject, row), []).append(run)
+            self.runs.setdefault((subject, row), {})[turn] = run
+
+    def of(self, subject: str, row: Row) -> list[Run]:
+        """All runs of a row of a comparator."""
+        return [*self.runs.get((subject, row), {}).values()]
 
     def middle(self, subject: str, row: Row, value: Callable[[Run], float | None]) -> float | None:
-        """The median over the rounds, None when nothing was measured."""
-        values = [got for run in self.runs.get((subject, row), ()) if (got := value(run)) is not None]
+        """The median over the turns, None when nothing was measured."""
+        values = [got for run in self.of(subject, row) if (got := value(run)) is not None]
         return median(values) if values else None
+
+    def quotient(
+        self, above: tuple[str, Row], below: tuple[str, Row], value: Callable[[Run], float | None]
+    ) -> float | None:
+        """The median of what each turn's two runs are to each other: they shared what the machine was like then."""
+        one, other = self.runs.get(above, {}), self.runs.get(below, {})
+        pairs = [(value(one[turn]), value(other[turn])) for turn in one.keys() & other.keys()]
+        quotients = [each for pair in pairs if (each := _quotient(*pair)) is not None]
+        return median(quotients) if quotients else None
 
     def cpu(self, subject: str, row: Row) -> float | None:
         return self.middle(subject, row, lambda run: run.cpu_us)
 
     def ratio(self, row: Row, value: Callable[[Run], float | None] = lambda run: run.cpu_us) -> float | None:
         """Ours by QEMU's."""
-        return _quotient(self.middle(OURS, row, value), self.middle(QEMU, row, value))
+        return self.quotient((OURS, row), (QEMU, row), value)
 
     def disorder(self, subject: str, row: Row) -> float | None:
-        """The share of packets that were not the next of their connection, over all rounds."""
-        runs = self.runs.get((subject, row), ())
+        """The share of packets that were not the next of their connection, over all turns."""
+        runs = self.of(subject, row)
         return _quotient(sum(run.disorder for run in runs), sum(run.released for run in runs) or None)
 
 
@@ -152,9 +165,9 @@ def verdicts(results: Results) -> list[Verdict]:
     for payload in sorted({row.payload for row in results.rows if not row.latency}):
         counts = sorted(row.connections for row in results.rows if row.payload == payload and not row.latency)
         if len(counts) > 1 and OURS in results.subjects:
-            few, many = (results.cpu(OURS, Row(False, payload, count)) for count in (counts[0], counts[-1]))
+            few, many = ((OURS, Row(False, payload, count)) for count in (counts[0], counts[-1]))
             text = f"{OURS}, {payload:,} bytes: {counts[-1]:,} connections / {counts[0]:,}"
-            made.append(Verdict(text, FLATNESS, _quotient(few and many, few)))
+            made.append(Verdict(text, FLATNESS, results.quotient(many, few, lambda run: run.cpu_us)))
     return made
 
 
@@ -187,8 +200,8 @@ def _rows(results: Results, *, latency: bool) -> list[Row]:
 
 
 def _table(results: Results, title: str, columns: tuple[str, ...], last: tuple[str, ...]) -> Table:
-    rounds = max((len(runs) for runs in results.runs.values()), default=0)
-    table = Table(title=f"{title}: median (min–max) of {rounds}")
+    turns = max((len(runs) for runs in results.runs.values()), default=0)
+    table = Table(title=f"{title}: median (middle half) of {turns} turns; ratios are those of turns beside each other")
     table.add_column("payload", justify="right")
     table.add_column("conn.", justify="right")
     for subject in results.subjects:
@@ -219,10 +232,11 @@ def _throughput(results: Results, rows: list[Row]) -> Table:
 
 
 def _cpu_cell(results: Results, subject: str, row: Row) -> str:
-    values = sorted(run.cpu_us for run in results.runs.get((subject, row), ()))
-    if not values:
-        return "–"
-    return f"{median(values):.2f}" + (f" ({values[0]:.2f}–{values[-1]:.2f})" if len(values) > 1 else "")
+    values = [run.cpu_us for run in results.of(subject, row)]
+    if len(values) < 2:
+        return _number(values[0] if values else None)
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _latency(results: Results, rows: list[Row]) -> Table:
@@ -263,7 +277,7 @@ def as_json(results: Results) -> dict[str, object]:
                 "cpu_us_per_packet": results.cpu(subject, row),
                 "packets_per_second": results.middle(subject, row, lambda run: run.rate),
                 "gigabits_per_second": results.middle(subject, row, lambda run: run.gigabits),
-                "runs": [asdict(run) for run in runs],
+                "runs": [{"turn": turn, **asdict(run)} for turn, run in runs.items()],
             }
             for (subject, row), runs in results.runs.items()
         ],

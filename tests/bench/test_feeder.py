@@ -20,7 +20,7 @@ from pystack import Counters
 from pystack.link.qemu_framing import FrameDecoder, encode
 from pystack.wire import checksum
 from pystack.wire.packet import SYN, Packet, parse_untrusted
-from tests.bench.compare import _ask, compile_feeder
+from tests.bench.compare_rig import ask, compile_feeder
 
 ON_CI = os.environ.get("CI", "").lower() == "true"
 pytestmark = pytest.mark.skipif(not ON_CI and shutil.which("cc") is None, reason="cc: install the package gcc")
@@ -87,7 +87,7 @@ class Feeder:
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=fds)
 
     def ask(self, command: str) -> dict[str, Any]:
-        return _ask(self.process, command, 30)
+        return ask(self.process, command, 30)
 
     def close(self) -> None:
         self.process.kill()

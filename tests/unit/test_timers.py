@@ -125,3 +125,18 @@ def test_equals_a_naive_model_for_any_order_of_moves() -> None:
                 assert all(len(one.fired) == before[one] + (one in due) for one in owners)
         deadlines = [one.deadline for one in owners if one.deadline != NEVER]
         assert timers.next_timeout() == (min(deadlines) if deadlines else None)
+
+
+def test_renewing_forgets_whoever_is_not_named_and_keeps_the_deadlines_of_the_others() -> None:
+    timers = Timers()
+    gone, early, late, idle = Owner(timers, 10), Owner(timers, 20), Owner(timers, 90), Owner(timers, 50)
+    late.move(30)
+    early.move(40)
+    idle.move(NEVER)
+    timers.renew([early, late, idle])
+    assert len(timers) == 2
+    assert timers.next_timeout() == 30
+    assert timers.fire(100) == 2
+    assert (gone.fired, early.fired, late.fired, idle.fired) == ([], [100], [100], [])
+    idle.move(110)
+    assert timers.next_timeout() == 110
