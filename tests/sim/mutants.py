@@ -216,12 +216,15 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "lane: an acknowledgement need not be the secondary's, secondary first": _source(
         "primary",
-        ("and flow.p_ack <= flow.s_ack\n", "\n"),
+        (
+            "(told == flow.s_told or (flow.p_ack <= flow.s_ack and flow.p_right <= flow.s_right))",
+            "flow.p_right <= flow.s_right",
+        ),
         ("not held and flow.p_ack <= flow.s_ack and flow.p_right", "not held and flow.p_right"),
     ),
     "lane: an acknowledgement need not be the secondary's, primary first": _source(
         "secondary",
-        ("if single[4] <= flow.s_ack and", "if"),
+        ("if single[4] == flow.s_told or flow.secondary_covers(single[4]):", "if flow.p_right <= flow.s_right:"),
         ("held[0] is record and record[4] <= flow.s_ack and", "held[0] is record and"),
     ),
     "lane: payload need not be equal, secondary first": _source(
