@@ -44,6 +44,8 @@ def test_both_families_are_served_through_checkpoints_and_the_loss_of_the_primar
             assert seen[f"datagram {address}"] > 10
             assert seen[f"ping {address}"] == 1
         print(f"\n  {nic}: {seen}, differences: {before['differences']}")
-        assert before["checkpoints_by_reason"]["asked for"] == 3
+        # One that is asked for while a difference's is under way is served by that: the web server's Date may differ.
+        assert sum(before["checkpoints_by_reason"].values()) >= 3, before
+        assert before["checkpoints_by_reason"]["asked for"] >= 1, before
         assert pair.status()["primary"] == before["secondary"]
         pair.assert_no_panic()
