@@ -8,6 +8,7 @@ from typing import Final, final
 from colo.address import Address
 from colo.channel import Channel, Hub
 from colo.cutter import Cutter
+from colo.framing import MAX_VNET_HDR_LEN
 from pystack import Buffer, Counters, Micros
 from pystack.drivers.aio import monotonic
 from pystack.flow.rewriter import Rewriter, RewriterConfig
@@ -15,7 +16,6 @@ from pystack.link import qemu_framing
 from pystack.wire.packet import Packet, parse_untrusted
 
 _MAX_LINE_BYTES: Final = 256
-_MAX_VNET_HDR_LEN: Final = 20  # sizeof(struct virtio_net_hdr_v1_hash), the longest header that QEMU knows
 _TICK: Final[Micros] = 1_000_000
 
 
@@ -174,7 +174,7 @@ class RewriteServer:
 
     def _parse_untrusted(self, frame: bytes, vnet_hdr_len: int) -> Packet | None:
         """The packet; None for what is none, which passes as it is."""
-        if vnet_hdr_len > _MAX_VNET_HDR_LEN:
+        if vnet_hdr_len > MAX_VNET_HDR_LEN:
             self.counters.bump("rewrite.bad_vnet_hdr_len")
             return None
         return parse_untrusted(frame, vnet_hdr_len, self.counters)

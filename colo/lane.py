@@ -10,26 +10,27 @@ The fields of a record are used by index here; `colo.held` names them.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, final
 
 from colo.framing import Framing
 from colo.held import Outbox
+from colo.ordinary import (
+    ACK_AND_WINDOW,
+    ACK_ONLY,
+    DATA_OFFSET,
+    DATA_OFFSET_MIN,
+    FLAGS_MASK,
+    IPV4_MASK,
+    IPV4_NO_OPTIONS,
+    TCP_MASK,
+    TCP_WHOLE,
+    Ordinary,
+)
 from colo.tcp_flow import NOTHING, TcpFlow
 from pystack import Micros
 from pystack.seq import MASK
 
-_IPV4_NO_OPTIONS: Final = 0x08004500  # EtherType, version and header length; the DS field is masked out
-_IPV4_MASK: Final = 0xFFFFFF00
-_TCP_WHOLE: Final = 6  # protocol; no MF, no offset
-_TCP_MASK: Final = 0x3FFF00FF
-# Acknowledgement, data offset, flags and window stand together in the header, and are read as one integer.
-_ACK_ONLY: Final = 0x10 << 16
-_FLAGS_MASK: Final = 0x0FF7 << 16  # reserved bits and all flags but PSH
-_DATA_OFFSET: Final = 0xF000 << 16
-_DATA_OFFSET_MIN: Final = 0x5000 << 16
-_ACK_AND_WINDOW: Final = 0xFFFF_FFFF_0000_FFFF
 _COPIED: Final = 2048  # longer payloads are compared through a view, shorter ones through a slice
 
 Slow: TypeAlias = Callable[[bytes, int, int, Micros], int]
@@ -61,12 +62,9 @@ class Lane:
         held: Callable[[TcpFlow, Micros], None],
     ) -> None:
         self.vnet_hdr_len = vnet_hdr_len
-        # The prefix as one integer, which an ordinary frame's total length predicts: length, or length and header
-        # length.
-        self._struct = struct.Struct(f"!{'Q' if framing.vnet else 'I'}{vnet_hdr_len + 12}xIH2xIxx12sIQ")
-        self._scale = 1 << 32 if framing.vnet else 1
-        self._overhead = framing.prefix + vnet_hdr_len + 14
-        self._bias = ((vnet_hdr_len + 14) << 32 | vnet_hdr_len) if framing.vnet else 14
+        ordinary = Ordinary(framing, vnet_hdr_len)
+        self._struct, self._overhead = ordinary.struct, ordinary.overhead
+        self._scale, self._bias = ordinary.scale, ordinary.bias
         self._flows = flows
         self._out = out
         self._limit = limit
@@ -85,18 +83,18 @@ class Lane:
             prefix, kind, total, protocol, key, seq, tail = unpack(data, at)
             end = at + overhead + total
             if (
-                kind & _IPV4_MASK == _IPV4_NO_OPTIONS
-                and protocol & _TCP_MASK == _TCP_WHOLE
-                and tail & _FLAGS_MASK == _ACK_ONLY
+                kind & IPV4_MASK == IPV4_NO_OPTIONS
+                and protocol & TCP_MASK == TCP_WHOLE
+                and tail & FLAGS_MASK == ACK_ONLY
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
                 and flow.p_open
                 and seq == flow.p_nxt & MASK
                 and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
-                and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
+                and tail & DATA_OFFSET >= DATA_OFFSET_MIN
             ):
-                told = tail & _ACK_AND_WINDOW
+                told = tail & ACK_AND_WINDOW
                 if told != flow.p_told:
                     flow.primary_acked_again(tail >> 32, tail & 0xFFFF)
                 start = flow.p_nxt
@@ -204,18 +202,18 @@ class Lane:
             prefix, kind, total, protocol, key, seq, tail = unpack(data, at)
             end = at + overhead + total
             if (
-                kind & _IPV4_MASK == _IPV4_NO_OPTIONS
-                and protocol & _TCP_MASK == _TCP_WHOLE
-                and tail & _FLAGS_MASK == _ACK_ONLY
+                kind & IPV4_MASK == IPV4_NO_OPTIONS
+                and protocol & TCP_MASK == TCP_WHOLE
+                and tail & FLAGS_MASK == ACK_ONLY
                 and prefix == total * scale + bias
                 and end <= size
                 and (flow := get(key)) is not None
                 and flow.s_open
                 and seq == flow.s_nxt & MASK
                 and (payload := at + overhead + 20 + (tail >> 26 & 0x3C)) <= end
-                and tail & _DATA_OFFSET >= _DATA_OFFSET_MIN
+                and tail & DATA_OFFSET >= DATA_OFFSET_MIN
             ):
-                told = tail & _ACK_AND_WINDOW
+                told = tail & ACK_AND_WINDOW
                 start = flow.s_nxt
                 stop = start + end - payload
                 single = flow.single

@@ -11,15 +11,27 @@ from collections.abc import Iterator
 from typing import Final, final
 
 from colo.framing import MAX_VNET_HDR_LEN, Framing
+from colo.ordinary import (
+    ACK_ONLY,
+    DATA_OFFSET,
+    DATA_OFFSET_MIN,
+    FLAGS_MASK,
+    IPV4_MASK,
+    IPV4_NO_OPTIONS,
+    TCP_MASK,
+    TCP_WHOLE,
+    Ordinary,
+)
 from pystack import Counters
 from pystack.flow.key import directed_key
 from pystack.seq import MASK
-from pystack.wire.packet import PROTO_TCP, SYN, Packet, parse_untrusted
+from pystack.wire.packet import PROTO_TCP, SYN, Packet
 
 RECENT_BYTES: Final = 1 << 19
 """Of the primary's output: at least half of this is remembered, and no more than this and one read."""
 
 _UNKNOWN: Final = -1
+_NO_MORE: Final = -1
 
 
 @final
@@ -60,10 +72,11 @@ class Recent:
         framing: how the frames look.
     """
 
-    __slots__ = ("_counters", "_framing", "_old", "_young")
+    __slots__ = ("_counters", "_framing", "_old", "_ordinary", "_young")
 
     def __init__(self, framing: Framing) -> None:
         self._framing = framing
+        self._ordinary = Ordinary(framing, framing.vnet_hdr_len)
         self._counters = Counters()  # nobody's: what cannot be parsed was counted when it came
         self._old = _Stretch()
         self._young = _Stretch()
@@ -105,32 +118,72 @@ class Recent:
         chunks = stretch.chunks
         while stretch.walked < len(chunks):
             position, data, first = chunks[stretch.walked]
-            at = max(first, stretch.offset)
-            while at < len(data):
-                if position + at >= before:
-                    stretch.offset = at
-                    return
-                end = self._note_untrusted(stretch.index, position, data, at)
-                if not end:
-                    break
-                at = end
-            stretch.walked += 1
-            stretch.offset = 0
+            stretch.offset = self._walk(stretch.index, position, data, max(first, stretch.offset), before)
+            if stretch.offset == _NO_MORE:
+                stretch.walked += 1
+                stretch.offset = 0
+            elif position + stretch.offset >= before:
+                return
+
+    def _walk(self, index: dict[bytes, _Said], position: int, data: bytes, at: int, before: int) -> int:
+        """Note the frames from ``at`` on, ordinary ones in line.
+
+        Returns:
+            Where to go on: at the first frame that does not start before ``before``, or where `_ordinary` changed.
+            `_NO_MORE` when ``data`` has no other whole frame; a bare frame has ``data`` to itself.
+        """
+        if not self._framing.framed and position < before:
+            self._note_untrusted(index, position, data, 0)
+            return _NO_MORE
+        ordinary = self._ordinary
+        unpack, overhead, scale, bias = ordinary.struct.unpack_from, ordinary.overhead, ordinary.scale, ordinary.bias
+        size = len(data)
+        last = size - ordinary.struct.size
+        stop = min(size, before - position)
+        while at < stop:
+            if at <= last:
+                prefix, kind, total, protocol, key, seq, tail = unpack(data, at)
+                end = at + overhead + total
+                if (
+                    kind & IPV4_MASK == IPV4_NO_OPTIONS
+                    and protocol & TCP_MASK == TCP_WHOLE
+                    and tail & FLAGS_MASK == ACK_ONLY
+                    and prefix == total * scale + bias
+                    and end <= size
+                    and tail & DATA_OFFSET >= DATA_OFFSET_MIN
+                ):
+                    payload = at + overhead + 20 + (tail >> 26 & 0x3C)
+                    if payload < end:
+                        said = index.get(key)
+                        if said is None:
+                            said = index[key] = _Said()
+                        said.segments.append((position + at, seq, data, payload, end - payload))
+                    at = end
+                    continue
+            end = self._note_untrusted(index, position, data, at)
+            if end == _NO_MORE:
+                return _NO_MORE
+            at = end
+            if ordinary is not self._ordinary:
+                break
+        return at if at < size else _NO_MORE
 
     def _note_untrusted(self, index: dict[bytes, _Said], position: int, data: bytes, at: int) -> int:
-        """Note the frame at ``at``; returns where it ends, 0 if it is not whole."""
+        """Note the frame at ``at``, whatever it is; returns where it ends, `_NO_MORE` if it is not whole."""
         framing = self._framing
         start, length, vnet_hdr_len = at + framing.prefix, len(data) - at, framing.vnet_hdr_len
         if framing.framed:
             if start > len(data):
-                return 0
+                return _NO_MORE
             length, vnet_hdr_len = framing.lengths_untrusted(data, at)
         end = start + length
         if length < 0 or end > len(data):
-            return 0
-        packet = None
-        if vnet_hdr_len <= MAX_VNET_HDR_LEN:
-            packet = parse_untrusted(data[start:end], vnet_hdr_len, self._counters)
+            return _NO_MORE
+        if vnet_hdr_len > MAX_VNET_HDR_LEN:
+            return end
+        if vnet_hdr_len != self._ordinary.vnet_hdr_len:
+            self._ordinary = Ordinary(framing, vnet_hdr_len)
+        packet = framing.parse_again(data, at, end, self._counters)[1]
         if packet is not None and packet.proto == PROTO_TCP and (key := directed_key(packet)):
             _note(index, key, packet, position + at, data, start)
         return end

@@ -66,12 +66,13 @@ def test_bare_frames_are_counted_by_one() -> None:
     assert len(said(recent, key)) == 5
 
 
-def test_a_syn_begins_anew_unless_it_is_sent_again() -> None:
-    recent = Recent(BARE)
+@pytest.mark.parametrize("framing", [BARE, FRAMED], ids=["bare", "framed"])
+def test_a_syn_begins_anew_unless_it_is_sent_again(framing: Framing) -> None:
+    recent = Recent(framing)
     frames = [segment(ONE, 9, flags=SYN | ACK), segment(ONE, 10, b"abc"), segment(ONE, 9, flags=SYN | ACK)]
     frames += [segment(ONE, 99, b"hi", flags=SYN | ACK)]
     for number, frame in enumerate(frames):
-        recent.add(number, frame, 0)
+        recent.add(number, wrapped(frame) if framing.framed else frame, 0)
     key = key_of(frames[0])
     assert said(recent, key, 3) == [(10, b"abc")]
     assert said(recent, key) == [(100, b"hi")], "behind the SYN's own number"
