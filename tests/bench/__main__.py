@@ -196,7 +196,7 @@ def _need_machines() -> None:
 @click.option("--side", "sides", type=click.Choice(pair_sides.SIDES), multiple=True, help="Measure this only.")
 @click.option("--phase", "phases", type=click.Choice(list(PHASES)), multiple=True, help="Measure this only.")
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
-@click.option("--rounds", type=click.IntRange(1, 100), default=4, show_default=True, help="In how many rounds.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=8, show_default=True, help="In how many rounds.")
 def pair_command(
     *, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float, rounds: int
 ) -> None:

@@ -1,7 +1,7 @@
 """Real QEMU pairs under real traffic: every phase of `pair_load` through each of `pair_sides`.
 
-All pairs stand beside each other, and only one has traffic at a time: they take turns in rounds, so that what the host
-does meanwhile meets all of them alike.
+All pairs stand beside each other, and only one has traffic at a time: they take turns in rounds, every other one
+backwards, so that what the host does meanwhile meets all of them alike.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ def measure(names: Sequence[str], phases: Sequence[str], seconds: float, rounds:
                 results.failures.append(f"{name}: {error}")
         for phase in phases:
             for number in range(rounds):
-                for name in list(pairs):
+                for name in list(pairs) if number % 2 == 0 else list(reversed(pairs)):
                     say(f"{phase}, round {number + 1} of {rounds}: {name}")
                     try:
-                        run = _run(pairs[name], phase, seconds / rounds)
-                        before = results.runs.get((name, phase))
-                        results.runs[name, phase] = run if before is None else before.and_then(run)
+                        results.add(name, phase, number, _run(pairs[name], phase, seconds / rounds))
                         pairs[name].assert_sound()
                     except LabError as error:
                         results.failures.append(f"{name}: {error}")

@@ -1,11 +1,16 @@
-"""What the pairs did beside each other: a table, whether each bound is met, and the same as JSON."""
+"""What the pairs did beside each other: a table, whether each bound is met, and the same as JSON.
+
+A ratio is the median of what turns that followed each other are to one another: they shared what the machine was like
+then. The 99th percentile of a turn says something only where it has requests enough; otherwise all turns are one.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from statistics import median
 from typing import Any
 
@@ -19,11 +24,12 @@ MEDIAN_RATIO = 1.15
 WORST_SECONDS = 0.5
 PERIODIC = "periodic"
 _TOLD = 20
+_ENOUGH = 500  # requests of a turn, for its 99th percentile to be a figure
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One phase through one pair: latencies in seconds, in the order of the requests."""
+    """One phase through one pair, a turn or all of them: latencies in seconds, in the order of the requests."""
 
     latencies: list[float]
     seconds: float
@@ -32,7 +38,7 @@ class Measured:
     checkpoints: dict[str, int] = field(default_factory=dict)
 
     def and_then(self, other: Measured) -> Measured:
-        """Both rounds as one."""
+        """Both turns as one."""
         return Measured(
             self.latencies + other.latencies,
             self.seconds + other.seconds,
@@ -66,14 +72,37 @@ class Measured:
 
 @dataclass
 class Results:
-    """Every phase of every side, what the pairs said of themselves, and what failed."""
+    """Every turn of every phase of every side by its number, what the pairs said of themselves, and what failed."""
 
     sides: list[str]
     phases: list[str]
     about: dict[str, str] = field(default_factory=dict)
-    runs: dict[tuple[str, str], Measured] = field(default_factory=dict)
+    turns: dict[tuple[str, str], dict[int, Measured]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+
+    def add(self, side: str, phase: str, turn: int, run: Measured) -> None:
+        """Note what came of a turn."""
+        self.turns.setdefault((side, phase), {})[turn] = run
+
+    @property
+    def runs(self) -> dict[tuple[str, str], Measured]:
+        """All turns of each phase of each side as one."""
+        return {which: reduce(Measured.and_then, turns.values()) for which, turns in self.turns.items()}
+
+    def quotients(self, side: str, phase: str) -> tuple[float, float] | None:
+        """The median and the 99th percentile of a request to ``side``, each by QEMU's; None without QEMU's."""
+        ours, theirs = self.turns.get((side, phase), {}), self.turns.get((QEMU, phase), {})
+        pairs = [(ours[turn], theirs[turn]) for turn in sorted(ours.keys() & theirs.keys())]
+        if not pairs:
+            return None
+        whole = [reduce(lambda one, other: (one[0].and_then(other[0]), one[1].and_then(other[1])), pairs)]
+        enough = all(len(run.latencies) >= _ENOUGH for pair in pairs for run in pair)
+        return _quotient(pairs, lambda run: run.median), _quotient(pairs if enough else whole, lambda run: run.p99)
+
+
+def _quotient(pairs: list[tuple[Measured, Measured]], value: Callable[[Measured], float]) -> float:
+    return median(value(ours) / value(theirs) for ours, theirs in pairs)
 
 
 @dataclass(frozen=True)
@@ -98,13 +127,13 @@ def bounds(results: Results) -> Iterator[Bound]:
         if side == QEMU:
             continue
         yield Bound(side, phase, "worst latency, ms", run.worst * 1e3, WORST_SECONDS * 1e3)
-        theirs = results.runs.get((QEMU, phase))
-        if theirs is None:
+        quotients = results.quotients(side, phase)
+        if quotients is None:
             continue
-        yield Bound(side, phase, "median / QEMU's", run.median / theirs.median, MEDIAN_RATIO)
-        yield Bound(side, phase, "p99 / QEMU's", run.p99 / theirs.p99, 1.0)
+        yield Bound(side, phase, "median / QEMU's", quotients[0], MEDIAN_RATIO)
+        yield Bound(side, phase, "p99 / QEMU's", quotients[1], 1.0)
         if phase in DETERMINISTIC:
-            yield Bound(side, phase, "checkpoints but periodic ones", run.forced, theirs.forced)
+            yield Bound(side, phase, "checkpoints but periodic ones", run.forced, results.runs[QEMU, phase].forced)
 
 
 def missed(results: Results) -> list[Bound]:
@@ -142,16 +171,14 @@ def _table(results: Results) -> Table:
     for phase in results.phases:
         for side in results.sides:
             run = results.runs.get((side, phase))
-            table.add_row(phase, side, *(_cells(run, results.runs.get((QEMU, phase))) if run else ["–"] * 9))
+            table.add_row(phase, side, *(_cells(run, results.quotients(side, phase)) if run else ["–"] * 9))
         table.add_section()
     return table
 
 
-def _cells(run: Measured, theirs: Measured | None) -> list[str]:
+def _cells(run: Measured, quotients: tuple[float, float] | None) -> list[str]:
     times = [f"{seconds * 1e3:.2f}" for seconds in (run.median, run.p99, run.worst)]
-    ratios = ["–", "–"]
-    if theirs is not None:
-        ratios = [f"{run.median / theirs.median:.2f}", f"{run.p99 / theirs.p99:.2f}"]
+    ratios = [f"{each:.2f}" for each in quotients] if quotients else ["–", "–"]
     requests = max(len(run.latencies), 1)
     reasons = [
         f"{reason} {number / run.seconds:.2f} ({1000 * number / requests:.1f})"
@@ -177,6 +204,10 @@ def as_json(results: Results) -> dict[str, object]:
                 "worst": run.worst,
                 "failed": run.failed,
                 "checkpoints": run.checkpoints,
+                "turns": [
+                    {"median": turn.median, "p99": turn.p99, "requests": len(turn.latencies)}
+                    for turn in results.turns[side, phase].values()
+                ],
             }
             for (side, phase), run in results.runs.items()
         ],

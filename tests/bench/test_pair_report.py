@@ -14,7 +14,7 @@ from tests.bench.pair_report import QEMU, Measured, Results, as_json, bounds, mi
 
 
 def results(ours: Measured, theirs: Measured, phase: str = "ping") -> Results:
-    return Results([QEMU, "x-colo"], [phase], runs={(QEMU, phase): theirs, ("x-colo", phase): ours})
+    return Results([QEMU, "x-colo"], [phase], turns={(QEMU, phase): {0: theirs}, ("x-colo", phase): {0: ours}})
 
 
 def test_the_figures_of_a_phase() -> None:
@@ -63,6 +63,32 @@ def test_bounds_that_are_met() -> None:
 def test_a_service_that_differs_may_cost_checkpoints() -> None:
     ours = Measured([0.1], 1.0, checkpoints={"payload": 9})
     assert missed(results(ours, Measured([0.1], 1.0), "random")) == []
+
+
+def turns(side: str, *times: list[float]) -> dict[tuple[str, str], dict[int, Measured]]:
+    return {(side, "ping"): {number: Measured(each, 1.0) for number, each in enumerate(times)}}
+
+
+def test_a_machine_that_gets_slower_is_slow_for_both() -> None:
+    ours = [[0.1] * 3, [0.4], [0.4]]
+    theirs = [[0.1], [0.4] * 3, [0.4] * 3]
+    both = Results([QEMU, "x-colo"], ["ping"], turns=turns(QEMU, *theirs) | turns("x-colo", *ours))
+    assert both.runs["x-colo", "ping"].median == pytest.approx(0.1)
+    assert both.runs[QEMU, "ping"].median == pytest.approx(0.4)
+    assert both.quotients("x-colo", "ping") == pytest.approx((1, 1))
+
+
+def test_a_turn_with_few_requests_has_no_percentile_of_its_own() -> None:
+    ours = [[0.1] * 99 + [0.3], [0.1] * 100, [0.1] * 100]
+    few = Results([QEMU, "x-colo"], ["ping"], turns=turns(QEMU, *[[0.1] * 100] * 3) | turns("x-colo", *ours))
+    assert few.quotients("x-colo", "ping") == pytest.approx((1, 1)), "one of three hundred is beyond it"
+    many = [[0.1] * 490 + [0.3] * 10, [0.1] * 490 + [0.2] * 10, [0.1] * 500]
+    each = Results([QEMU, "x-colo"], ["ping"], turns=turns(QEMU, *[[0.1] * 500] * 3) | turns("x-colo", *many))
+    assert each.quotients("x-colo", "ping") == pytest.approx((1, 2)), "the turn in the middle"
+    lost = Results(
+        [QEMU, "x-colo"], ["ping"], turns=turns(QEMU, [0.1]) | {("x-colo", "ping"): {1: Measured([0.1], 1.0)}}
+    )
+    assert lost.quotients("x-colo", "ping") is None, "no turn of both"
 
 
 def test_table_and_json() -> None:
