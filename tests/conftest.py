@@ -89,6 +89,7 @@ _MISSING: dict[str, Callable[[], str]] = {
     "pasta": _program("pasta", "passt"),
     "ping": _program("ping", "iputils-ping"),
     "qemu": _program("qemu-system-x86_64", "qemu-system-x86"),
+    "qemu-img": _program("qemu-img", "qemu-utils"),
     "setpriv": _program("setpriv", "util-linux"),
     "slirp4netns": _program("slirp4netns", "slirp4netns"),
     "tcpdump": _program("tcpdump", "tcpdump"),

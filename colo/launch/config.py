@@ -207,6 +207,8 @@ def _check_conflicts(config: Config, flags: Collection[str]) -> None:
     for option in ("initrd", "append"):
         if config.options.get(option) and "kernel" not in config.options and "kernel" not in flags:
             config.fail(option, f"{option} is nothing without a kernel: say which, as guest.kernel.")
+    if config.options.get("overlay") and "disk" not in config.options and "disk" not in flags:
+        config.fail("overlay", "overlay is nothing without a disk: say which, as guest.disk.")
 
 
 def _found(config: Config, option: str) -> Any:
@@ -215,7 +217,8 @@ def _found(config: Config, option: str) -> Any:
     try:
         if isinstance(value, Path):
             value = config.path.parent / value
-            (check_kernel if option == "kernel" else check_readable)(value)
+            if option != "overlay":  # which may be one to be made
+                (check_kernel if option == "kernel" else check_readable)(value)
         elif option == "qemu":
             value = find_qemu(str(config.path.parent / value) if "/" in value else value)
     except UsageError as error:

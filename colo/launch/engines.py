@@ -90,6 +90,8 @@ async def choose(plan: Plan, directory: Path) -> Chosen:
 
 def _known_trouble(plan: Plan, version: tuple[int, ...]) -> str:
     """A reason why QEMU's own COLO cannot be relied on that a short trial may not show; "" if there is none."""
+    if plan.guest.overlay is not None:
+        return "it does not copy what the machine writes to its disk"
     if never_enters_colo(version):
         return f"QEMU {'.'.join(map(str, version))} never enters COLO"
     # The first checkpoint deadlocks, and pages get lost: docs/adr/0013 tells of the repair.

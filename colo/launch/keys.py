@@ -148,6 +148,7 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = MappingProxyType(
             "initrd": Key("initrd", _path, _PATH_TAKES),
             "append": Key("append", _text, "a text"),
             "disk": Key("disk", _path, _PATH_TAKES),
+            "overlay": Key("overlay", _path, _PATH_TAKES),
             "memory": Key("memory", _number(*MEMORY_MIB), f"a whole number of MiB {_between(MEMORY_MIB)}"),
             "cpus": Key("cpus", _number(*CPUS), f"a whole number {_between(CPUS)}"),
             "nic": Key("nic", _choice(*NICS), f"one of {', '.join(NICS)}"),
@@ -167,5 +168,5 @@ KEYS: Final[Mapping[str, Mapping[str, Key]]] = MappingProxyType(
 )
 """Every key by its table."""
 
-CONFLICTS: Final = (("kernel", "disk"), ("initrd", "disk"), ("append", "disk"), ("publish", "tap"))
+CONFLICTS: Final = (("publish", "tap"),)
 """Options of which only one can be; of a flag and a file, the flag is it."""

@@ -38,8 +38,12 @@ def print_domains(plan: Plan, *, which: str = "") -> str:
     Their sockets and logs are in a directory of the pair's name, which does not change.
 
     Raises:
-        UsageError: the machines boot nothing that is there before they run.
+        UsageError: the machines boot nothing that is there before they run, or write to a disk.
     """
+    if plan.guest.overlay is not None:
+        raise UsageError(
+            "What a machine writes to its disk is copied by colo launch alone: leave --overlay out for libvirt."
+        )
     if plan.guest.kernel is None and plan.guest.disk is None:
         raise UsageError("The guest that is built at the start is not there for libvirt: give --kernel or --disk.")
     plan, _ = with_guest_of(plan)

@@ -10,6 +10,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -17,6 +18,7 @@ from colo.checkpoint import CheckpointConfig
 from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.launch.engines import Chosen, Engine, choose
+from colo.launch.overlays import Overlays
 from colo.launch.places import Places
 from colo.launch.plan import GUEST_ADDRESS, Plan
 from colo.proxy import Proxy, ProxyConfig, Role
@@ -54,11 +56,11 @@ class Pair:
 
     Args:
         tell: called with what happens, for a person. runs: with the command lines of the first two machines, once both
-            work; those of later ones differ in their names.
+            work; those of later ones differ in their names. overlays: of the machines, if they have any.
 
     Attributes:
         proxy, driver: at work once `start` has returned. engine: takes the checkpoints.
-        started: whether they are there.
+        started: whether they are there. formed: whether a secondary has ever been in step.
         primary: the machine that clients are served by; after a failover, the one that was the secondary.
         failover_at: when the primary was lost, 0.0 before. counters: of everything.
         pauses: how long both machines stood still in the last checkpoints, microseconds.
@@ -70,8 +72,10 @@ class Pair:
         directory: Path,
         tell: Callable[[str], None],
         runs: Callable[[str], None] = lambda _: None,
+        overlays: Overlays | None = None,
     ) -> None:
         self.plan = plan
+        self._overlays = overlays
         self._runs = runs
         self._commands: list[str] = []  # that are to be told once they are seen to work
         self._retired: list[Engine] = []
@@ -88,6 +92,7 @@ class Pair:
         self.pauses: deque[int] = deque(maxlen=_PAUSES)
         self.failover_at = 0.0
         self.started = False
+        self.formed = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.primary: Machine
         self.proxy: Proxy
@@ -146,12 +151,12 @@ class Pair:
 
     async def _machine(self, *, incoming: bool = False, paused: bool = False) -> Machine:
         number = next(self._numbers)
-        name = f"vm{number}"
+        name, guest = f"vm{number}", self.plan.guest
+        if self._overlays is not None and incoming:
+            guest = replace(guest, overlay=self._overlays.of(name))
         if number <= _SHOWN:
-            self._commands.append(
-                shlex.join(self.plan.guest.argv(name, self.directory, incoming=incoming, paused=paused))
-            )
-        machine = Machine(self.plan.guest, name, self.directory, self.counters)
+            self._commands.append(shlex.join(guest.argv(name, self.directory, incoming=incoming, paused=paused)))
+        machine = Machine(guest, name, self.directory, self.counters)
         try:
             await machine.start(incoming=incoming, paused=paused)
         except BaseException:
@@ -230,6 +235,7 @@ class Pair:
             if self.proxy.role is not Role.PAIR or time.monotonic() > deadline:
                 raise UsageError(f"The secondary does not join: {self._why_not()}")
             await asyncio.sleep(0.01)
+        self.formed = True
         commands, self._commands = self._commands, []
         for command in commands:
             self._runs(command)
@@ -265,6 +271,8 @@ class Pair:
         await asyncio.shield(machine.ended)
         if self._closing:
             return
+        if self._overlays is not None and machine.guest.overlay is not None:
+            self._overlays.drop(machine.guest.overlay)
         if machine is self.primary:
             await self._lose_primary()
         elif machine is self.engine.secondary:
@@ -281,11 +289,20 @@ class Pair:
             raise lost
         self.driver.lose_primary()
         gone, self.primary = self.primary, survivor
+        if self._overlays is not None and survivor.guest.overlay is not None:
+            self._keep(survivor.guest.overlay, self._overlays)
         self._places.settle(survivor.pid, None)
         self._tell(f"{gone.name} is gone: {survivor.name} carries its connections on")
         self._settled.set()
         await gone.kill()  # its monitor and its link
         self._joining = self._run(self._protect_anew(), "another secondary")
+
+    def _keep(self, overlay: Path, overlays: Overlays) -> None:
+        try:
+            overlays.serve(overlay)
+        except OSError as error:  # its clients come first
+            self.counters.bump("pair.overlays_not_kept")
+            self._tell(f"copy {overlay} before the end, or what is written will be lost: {error.strerror or error}")
 
     async def _lose_secondary(self) -> None:
         name = self.engine_secondary

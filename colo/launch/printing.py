@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from colo.launch.engines import STOP_COPY
+from colo.launch.overlays import create_command, folder
 from colo.launch.plan import Plan, run_directory
 from colo.qemu.image import APPEND, CARDS, INITRD, Kernel
+from colo.qemu.machine import Guest
 
 PRIMARY = "vm1"
 SECONDARY = "vm2"
@@ -22,13 +24,24 @@ def print_plan(plan: Plan) -> str:
     """
     plan, directory = with_guest_of(plan)
     guest = plan.guest
-    paused = plan.engine == STOP_COPY
+    paused = plan.engine == STOP_COPY or guest.overlay is not None
+    made, other = _overlays(guest)
     words = [
+        *made,
         guest.argv(PRIMARY, directory, incoming=False),
-        guest.argv(SECONDARY, directory, incoming=True, paused=paused),
+        other.argv(SECONDARY, directory, incoming=True, paused=paused),
     ]
     set_before = "".join(f"{name}={shlex.quote(value)} " for name, value in guest.environment.items())
     return "\n\n".join(set_before + " \\\n    ".join(_grouped(argv)) for argv in words)
+
+
+def _overlays(guest: Guest) -> tuple[list[list[str]], Guest]:
+    """What makes the overlays of both machines if they have any, and the secondary with its own."""
+    if guest.disk is None or guest.overlay is None:
+        return [], guest
+    theirs = folder(guest.overlay) / f"{SECONDARY}.qcow2"
+    paths = [theirs] if guest.overlay.exists() else [guest.overlay, theirs]
+    return [create_command(path, guest.disk) for path in paths], replace(guest, overlay=theirs)
 
 
 def with_guest_of(plan: Plan) -> tuple[Plan, Path]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from colo.launch import control, janitor, manager
 from colo.launch.checks import check_kernel, check_mac, check_program, check_readable, check_version
+from colo.launch.overlays import Overlays
 from colo.launch.pair import Pair
 from colo.launch.plan import GATEWAY, GUEST_ADDRESS, GUEST_ADDRESS6, Plan, control_path, run_directory
 from colo.launch.view import View
@@ -33,8 +34,8 @@ def plan_of(options: Mapping[str, Any]) -> Plan:
     """
     said = dict(options)
     ours = {name: said.pop(name) for name in _OF_PLAN if name in said}
-    if said.get("disk") is not None and said.get("kernel") is not None:
-        raise UsageError("--disk and --kernel both say what to boot: give one of them.")
+    if said.get("overlay") is not None and said.get("disk") is None:
+        raise UsageError("--overlay is nothing without a disk: give --disk too.")
     if said.get("kernel") is None and (said.get("initrd") is not None or said.get("append")):
         raise UsageError("--initrd and --append are nothing without a kernel: give --kernel too.")
     return Plan(guest=guest_of(**said), **ours)
@@ -46,6 +47,7 @@ def guest_of(
     initrd: Path | None,
     append: str,
     disk: Path | None,
+    overlay: Path | None = None,
     memory: int,
     nic: str,
     mac: str,
@@ -72,6 +74,7 @@ def guest_of(
         initrd=initrd,
         append=append,
         disk=disk,
+        overlay=overlay,
         memory_mib=memory,
         cpus=cpus,
         nic=nic,
@@ -96,7 +99,8 @@ def accelerator() -> str:
 def run(plan: Plan) -> int:
     """Run it until a signal, or until the service is lost; returns the exit status."""
     path = control_path(plan.name)
-    with signals.held(), janitor.scratch(run_directory(), plan.name) as directory, View() as view:
+    overlay = plan.guest.overlay
+    with signals.held(), janitor.scratch(run_directory(), plan.name, overlay) as directory, View() as view:
         return hot.run(_run(plan, directory, path, view))
 
 
@@ -108,7 +112,8 @@ async def _run(plan: Plan, directory: Path, path: Path, view: View) -> int:
         view.tell(text)
         manager.tell(STATUS=text)
 
-    pair = Pair(plan, directory, tell, view.mention)
+    overlays = await asyncio.to_thread(_overlays, plan.guest)
+    pair = Pair(plan, directory, tell, view.mention, overlays)
     ended = asyncio.Event()
     waiting = asyncio.create_task(stopped())
     refreshing = asyncio.create_task(_refresh(pair, view))
@@ -116,12 +121,24 @@ async def _run(plan: Plan, directory: Path, path: Path, view: View) -> int:
         async with control.served(path, _actions(pair, ended)):
             await _until_the_end(pair, waiting, ended)
         return 0
+    except UsageError:
+        if overlays is not None and not pair.formed:
+            overlays.undo()
+        raise
     finally:
         manager.tell(STOPPING="1")
         for task in (waiting, refreshing):
             task.cancel()
         await asyncio.gather(waiting, refreshing, return_exceptions=True)
         await pair.close()
+
+
+def _overlays(guest: Guest) -> Overlays | None:
+    if guest.overlay is None or guest.disk is None:
+        return None
+    overlays = Overlays(guest.overlay, guest.disk)
+    overlays.prepare()
+    return overlays
 
 
 async def _check_qemu(program: str) -> None:

@@ -29,7 +29,8 @@ class Guest:
 
     Attributes:
         qemu: the program. accel: ``kvm`` or ``tcg``. memory_mib, cpus: of the guest.
-        kernel, initrd, append: what it boots. disk: an image, read-only.
+        kernel, initrd, append: what it boots. disk: an image, read-only. overlay: a qcow2 file over it, for what this
+            machine writes.
         nic: one of `NICS`. mac: of its card. extra: more arguments for QEMU.
         environment: of the process, beside ours.
     """
@@ -38,6 +39,7 @@ class Guest:
     initrd: Path | None = None
     append: str = ""
     disk: Path | None = None
+    overlay: Path | None = None
     qemu: str = "qemu-system-x86_64"
     accel: str = "tcg"
     memory_mib: int = 128
@@ -68,8 +70,9 @@ class Guest:
         if self.append:
             words += ["-append", self.append]
         if self.disk is not None:
-            path = str(self.disk).replace(",", ",,")  # QEMU's way to say a comma
-            words += ["-drive", f"file={path},if=virtio,readonly=on,file.locking=off"]
+            kind = "readonly=on" if self.overlay is None else "format=qcow2"
+            path = str(self.overlay or self.disk).replace(",", ",,")  # QEMU's way to say a comma
+            words += ["-drive", f"file={path},if=virtio,{kind},file.locking=off"]
         words += ["-netdev", f"stream,id=net0,server=off,addr.type=unix,addr.path={directory / name}.net"]
         words += ["-device", f"{self.nic},netdev=net0,mac={self.mac},romfile="]
         if paused:

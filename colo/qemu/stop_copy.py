@@ -1,9 +1,11 @@
 """Checkpoints by stopping, copying and continuing: works with every QEMU and every accelerator.
 
 The primary is stopped, its state migrated into a fresh machine that was started ahead of time, and both go on; the old
-secondary is ended. What it costs is a copy of the guest's memory, in which pages of zeroes cost next to nothing.
+secondary is ended. What it costs is a copy of the guest's memory, in which pages of zeroes cost next to nothing, and of
+what it has written to its disk.
 
     running   -> stop both                                   PAUSED     the owner drains both links: the boundary
+              -> copy the primary's overlay onto the fresh machine's
               -> migrate the primary into the fresh machine
               -> its link takes the place of the old one's   COMPLETED
     running   -> both continue                               RESUMED
@@ -19,6 +21,7 @@ from typing import Final, final
 
 from colo.checkpoint import Step
 from colo.qemu.machine import Machine
+from colo.qemu.overlay import copy_onto
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.settings import UNLIMITED
@@ -148,8 +151,9 @@ class StopCopy:
         try:
             await asyncio.gather(*(machine.monitor.execute("stop") for machine in running))
             self._tell(Step.PAUSED)
+            await self._copy_disk(spare)
             await self._migrate(spare)
-        except (MonitorError, TimeoutError):
+        except (MonitorError, TimeoutError, OSError):
             self.counters.bump("engine.failed")
             await self._continue(running)
             self._tell(Step.FAILED)
@@ -162,6 +166,12 @@ class StopCopy:
         await self._continue([spare, self.primary])
         self._tell(Step.RESUMED)
         return True
+
+    async def _copy_disk(self, spare: Machine) -> None:
+        ours, theirs = self.primary.guest.overlay, spare.guest.overlay
+        if ours is not None and theirs is not None:
+            copied = await asyncio.to_thread(copy_onto, ours, theirs)
+            self.counters.bump("engine.disk_bytes", copied)
 
     async def _migrate(self, spare: Machine) -> None:
         primary = self.primary

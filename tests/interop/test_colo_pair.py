@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from colo.qemu.image import CARDS, Kernel, fetch_kernel
 from pystack import UsageError
+from tests.interop.launched import PATIENCE, asked, colo, launched, leftover, pids
 
 pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
-
-_PATIENCE = 60.0
-COLO = (sys.executable, "-m", "colo")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,97 +31,6 @@ def kernel() -> None:
 def env(tmp_path: Path) -> dict[str, str]:
     """The sockets of this test's pairs are its own."""
     return {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
-
-
-def colo(*words: str, env: dict[str, str], seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COLO, *words], capture_output=True, text=True, timeout=seconds, env=env, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def leftover(directory: Path) -> list[str]:
-    """What is still on disk, and which QEMU of ours still runs."""
-    found = [str(path) for path in (directory / "colo").glob("*")]
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(directory).encode() in (folder / "cmdline").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
-    return found
-
-
-class Launched:
-    """A `colo launch` under way, with one port that leads to its web server and one to its echo."""
-
-    def __init__(self, env: dict[str, str], *words: str) -> None:
-        self.env = env
-        self.http, self.echo = free_port(), free_port()
-        publish = ("--publish", f"127.0.0.1:{self.http}:80", "--publish", f"127.0.0.1:{self.echo}:7")
-        self.process = subprocess.Popen(
-            [*COLO, "launch", *publish, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, text=True
-        )
-
-    def status(self) -> dict[str, Any]:
-        answer = colo("ctl", "status", "--json", env=self.env)
-        status: dict[str, Any] = json.loads(answer.stdout) if answer.returncode == 0 else {"error": answer.stderr}
-        return status
-
-    def until(self, **wanted: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + _PATIENCE
-        status: dict[str, Any] = {}
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.process.communicate()[0]
-            status = self.status()
-            if all(status.get(name) == value for name, value in wanted.items()):
-                return status
-            time.sleep(0.1)
-        raise AssertionError(f"not {wanted} within {_PATIENCE} s: {status}")
-
-    def connected(self) -> socket.socket:
-        """A connection to the echo, once the guest serves it."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            sock = socket.create_connection(("127.0.0.1", self.echo), _PATIENCE)
-            try:
-                sock.settimeout(5)
-                sock.sendall(b"there?\n")
-                if sock.recv(100) == b"there?\n":
-                    return sock
-            except OSError:
-                pass
-            sock.close()
-            assert time.monotonic() < deadline, "the guest does not serve"
-            time.sleep(0.2)
-
-    def end(self) -> str:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.communicate(timeout=_PATIENCE)[0]
-
-
-@contextlib.contextmanager
-def launched(env: dict[str, str], *words: str) -> Iterator[Launched]:
-    pair = Launched(env, *words)
-    try:
-        yield pair
-    finally:
-        pair.process.kill()
-        pair.process.wait()
-        assert pair.process.stdout is not None
-        pair.process.stdout.close()
-
-
-def asked(sock: socket.socket, line: bytes) -> bytes:
-    sock.settimeout(_PATIENCE)
-    sock.sendall(line)
-    answer = b""
-    while len(answer) < len(line):
-        data = sock.recv(4096)
-        assert data, "the connection was closed"
-        answer += data
-    return answer
 
 
 @pytest.mark.parametrize("nic", ["virtio-net-pci", "rtl8139"])  # test_colo_tap has them all
@@ -155,17 +56,17 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
         assert status["panicked"] == []
 
         # The secondary dies: another one joins, and clients notice nothing but a pause.
-        (victim,) = _pids(tmp_path, status["secondary"])
+        (victim,) = pids(tmp_path, status["secondary"])
         os.kill(victim, signal.SIGKILL)
         assert asked(client, b"two\n") == b"two\n"
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while pair.until(state="protected")["secondary"] == status["secondary"]:
             assert time.monotonic() < deadline
         assert asked(client, b"three\n") == b"three\n"
 
         # The primary stands still without dying: it is ended, and the secondary carries on.
         status = pair.status()
-        (victim,) = _pids(tmp_path, status["primary"])
+        (victim,) = pids(tmp_path, status["primary"])
         os.kill(victim, signal.SIGSTOP)
         assert asked(client, b"four\n") == b"four\n"
         pair.until(primary=status["secondary"])
@@ -185,21 +86,10 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
     assert leftover(tmp_path) == []
 
 
-def _pids(directory: Path, name: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if b"-name" in words and words[words.index(b"-name") + 1] == name.encode():
-                if str(directory).encode() in b" ".join(words):
-                    found.append(int(folder.name))
-    return found
-
-
 def test_nothing_is_left_when_it_is_killed_half_way(env: dict[str, str], tmp_path: Path) -> None:
     with launched(env) as pair:
-        deadline = time.monotonic() + _PATIENCE
-        while not _pids(tmp_path, "vm2"):
+        deadline = time.monotonic() + PATIENCE
+        while not pids(tmp_path, "vm2"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         pair.process.kill()
@@ -213,9 +103,9 @@ def test_the_service_is_lost_with_the_last_machine(env: dict[str, str], tmp_path
     with launched(env, "--engine", "stop-copy") as pair:
         pair.until(state="protected")
         for name in order:
-            (victim,) = _pids(tmp_path, name)
+            (victim,) = pids(tmp_path, name)
             os.kill(victim, signal.SIGKILL)
-        said = pair.process.communicate(timeout=_PATIENCE)[0]
+        said = pair.process.communicate(timeout=PATIENCE)[0]
         assert pair.process.returncode == 1
         assert "and nobody can carry on: the service is lost." in said
         assert "Traceback" not in said

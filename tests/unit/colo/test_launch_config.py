@@ -104,15 +104,21 @@ def test_everything_that_it_says_is_in_the_plan(folder: Path) -> None:
 
 def test_every_key_is_tried_above() -> None:
     said = parse(ALL.encode(), Path("x")).options
-    assert {key.option for keys in KEYS.values() for key in keys.values()} - set(said) == {"tap", "disk"}
+    assert {key.option for keys in KEYS.values() for key in keys.values()} - set(said) == {"tap", "disk", "overlay"}
 
 
 def test_dotted_keys_and_inline_tables_say_the_same(folder: Path) -> None:
-    tables = written(folder, '[guest]\nmemory = 64\ndisk = "disk"\n[network]\ntap = "tap7"\n[qemu]\nprogram = "true"')
+    tables = written(
+        folder,
+        '[guest]\nmemory = 64\ndisk = "disk"\noverlay = "new"\n[network]\ntap = "tap7"\n[qemu]\nprogram = "true"',
+    )
     one = plan(tables)
-    dotted = plan(written(folder, 'guest.memory = 64\nguest."disk"="disk"\nnetwork = { tap = "tap7" }'))
+    dotted = plan(
+        written(folder, 'guest.memory = 64\nguest."disk"="disk"\nguest.overlay = "new"\nnetwork = { tap = "tap7" }')
+    )
     assert one == dotted
     assert (one.guest.memory_mib, one.guest.disk, one.tap) == (64, folder / "disk", "tap7")
+    assert one.guest.overlay == folder / "new", "which need not be there"
 
 
 def test_an_empty_file_says_nothing(folder: Path) -> None:
@@ -154,10 +160,30 @@ def test_what_a_flag_replaces_need_not_be_there(folder: Path) -> None:
 
 def test_a_flag_replaces_what_goes_not_with_it(folder: Path) -> None:
     path = written(folder, ALL)
-    assert not {"kernel", "initrd", "append"} & set(load(path, {"disk"}).options)
     assert "publish" not in load(path, {"tap"}).options
-    disk = written(folder, '[guest]\ndisk = "disk"\n[network]\ntap = "tap0"\n')
-    assert load(disk, {"kernel", "publish"}).options == {}
+    assert "tap" not in load(written(folder, '[network]\ntap = "tap0"\n'), {"publish"}).options
+
+
+def test_a_kernel_may_have_a_disk(folder: Path) -> None:
+    path = written(folder, ALL)
+    assert {"kernel", "initrd", "append"} <= set(load(path, {"disk"}).options)
+    shell = printed("--config", str(path), "--disk", str(folder / "disk"))
+    assert f"-drive file={folder / 'disk'},if=virtio,readonly=on,file.locking=off" in shell
+    assert f"-kernel {folder / 'vmlinuz'}" in shell
+
+
+def test_an_overlay_is_each_machines_own(folder: Path) -> None:
+    image, overlay = folder / "disk", folder / "new, and odd"
+    words = ("--disk", str(image), "--overlay", str(overlay), "--qemu", "true")
+    shell = printed(*words)
+    create = f"qemu-img \\\n    create \\\n    -q \\\n    -f qcow2 \\\n    -F raw \\\n    -b {image}"
+    assert shell.count("qemu-img") == shell.count(create) == 2
+    assert f"-drive 'file={folder / 'new,, and odd'},if=virtio,format=qcow2,file.locking=off'" in shell
+    assert f"-drive 'file={folder / 'new,, and odd.colo/vm2.qcow2'},if=virtio,format=qcow2,file.locking=off'" in shell
+    assert "-S" in shell, "it waits until its disk is there too"
+    overlay.write_bytes(b"QFI\xfb")
+    assert printed(*words).count("qemu-img") == 1, "the person's file is there"
+    assert launch(*words, "--print=libvirt").stderr.startswith("colo: What a machine writes to its disk is copied by")
 
 
 def test_flags_without_a_file(folder: Path) -> None:
@@ -229,10 +255,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("[qemu]\narguments = [\n'-usb',\n['=']]\n", 4, "qemu.arguments is ['=']: it must be a list of texts."),
     ("[qemu.environment]\nA = 'b'\nC = 1\n", 3, "qemu.environment is a table with 'C': it must be a table of texts."),
     # What goes not together.
-    (
-        "[guest]\nkernel = 'k'\n\ndisk = 'd'\n", 4,
-        "disk goes not with kernel (line 2): give one of them.",
-    ),
+    ("[guest]\noverlay = 'o'\n", 2, "overlay is nothing without a disk: say which, as guest.disk."),
     ("network.tap = 't'\nnetwork.publish = ['1:1']\n", 2, "publish goes not with tap (line 1): give one of them."),
     ("[guest]\ninitrd = 'i'\n", 2, "initrd is nothing without a kernel: say which, as guest.kernel."),
     # What is not there.
@@ -322,7 +345,7 @@ def test_a_file_that_is_not_there(path: str, sentence: str) -> None:
     [
         (["--initrd", "/dev/null"], "--initrd and --append are nothing without a kernel: give --kernel too."),
         (["--append", "quiet"], "--initrd and --append are nothing without a kernel: give --kernel too."),
-        (["--disk", "/dev/null", "--kernel", "/dev/null"], "--disk and --kernel both say what to boot: give one"),
+        (["--overlay", "/dev/null"], "--overlay is nothing without a disk: give --disk too."),
         (["--mac", "52:54"], "The card's address is '52:54': write six pairs of digits"),
         (["--qemu-env", "A"], "--qemu-env 'A' is not of the form NAME=VALUE: write for example"),
         (["--heartbeat", "0"], "Invalid value for '--heartbeat': 0.0 is not in the range"),

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from colo.qemu.machine import Machine
+from colo.checkpoint import Step
+from colo.qemu.machine import Guest, Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.stop_copy import StopCopy
@@ -34,8 +35,9 @@ class Monitor:
 class Fake:
     """A machine that is none."""
 
-    def __init__(self, name: str, monitor: Monitor) -> None:
+    def __init__(self, name: str, monitor: Monitor, overlay: Path | None = None) -> None:
         self.name, self.monitor, self.directory = name, monitor, Path("/nowhere")
+        self.guest = Guest(disk=overlay, overlay=overlay)
         self.alive, self.link = True, None
 
     def next_event(self, _: str) -> asyncio.Future[Any]:
@@ -88,5 +90,39 @@ def test_a_spare_that_does_not_listen_is_ended() -> None:
                 await asyncio.sleep(0)
             await engine.close()
         assert not any(spare.alive for spare in spares)
+
+    asyncio.run(scene())
+
+
+def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_path: Path) -> None:
+    """The primary goes on, and what it was to be copied into is ended."""
+
+    async def scene() -> None:
+        written = tmp_path / "written"
+        written.write_bytes(b"x")
+        primary = Fake("vm1", Monitor(), written)
+        spares: list[Fake] = []
+
+        async def spawn() -> Machine:
+            spares.append(Fake("spare", Monitor(), tmp_path / "none"))
+            return cast("Machine", spares[-1])
+
+        async def quiesce() -> None:
+            """They have no clients."""
+
+        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
+        counters = Counters()
+        engine = StopCopy(cast("Machine", primary), owner, counters)
+        engine.begin("test", 0)
+        steps: list[Step] = []
+        async with asyncio.timeout(10):
+            while Step.FAILED not in steps or spares[0].alive:
+                await asyncio.sleep(0)
+                steps += engine.poll(0)
+        assert steps == [Step.PAUSED, Step.FAILED]
+        assert counters["engine.failed"] == 1
+        assert primary.monitor.asked == ["stop", "cont"]
+        assert engine.secondary is None
+        await engine.close()
 
     asyncio.run(scene())
