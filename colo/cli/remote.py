@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import click
 
-from colo.address import Address, option_text
+from colo.address import Address, option_text, parse_all
 from pystack import Counters, UsageError
 from pystack.cli import signals
 from pystack.cli.waiting import stopped
@@ -27,6 +28,22 @@ def check_connecting(addresses: Mapping[str, Address], *names: str) -> None:
     for name in names:
         if addresses[name].server:
             raise UsageError(f"{option_text(name)}: another program listens at {addresses[name]}; leave ',server' out.")
+
+
+def addresses_of(guest: Path | None, yours: Sequence[str], **texts: str | None) -> dict[str, Address]:
+    """All addresses, with those of a person's machine, named by ``yours``, unless there is a ``guest`` of our own.
+
+    Raises:
+        UsageError: it is neither the one nor the other, or one of them is none.
+    """
+    for name in yours:
+        if guest is not None and texts[name] is not None:
+            raise UsageError(f"{option_text(name)} is of a machine of yours: leave it out with --guest.")
+        if guest is None and texts[name] is None:
+            raise UsageError(f"{option_text(name)} is missing: say where your machine is, or give --guest.")
+    addresses = parse_all(**texts)
+    check_connecting(addresses, *({"qmp", "incoming", "secondary"} & addresses.keys()))
+    return addresses
 
 
 def run(make: Callable[[], _Side], counters: Counters | None) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
@@ -133,6 +134,22 @@ class Monitor:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             raise MonitorError(f"{self.name}: QEMU is gone.") from None
+
+    async def hand_over(self, name: str, sock: socket.socket) -> None:
+        """Give QEMU the connection ``sock``, which it knows as ``fd:name`` from then on; ours may be closed.
+
+        Raises:
+            MonitorError: QEMU refuses, or is gone.
+        """
+        from qemu.qmp import QMPError  # noqa: PLC0415 - as above
+
+        if self._client is None:
+            raise MonitorError(f"{self.name}: there is no QEMU.")
+        try:
+            self._client.send_fd_scm(sock.fileno())
+        except (QMPError, OSError) as error:
+            raise MonitorError(f"{self.name}: QEMU does not take a connection: {error}.") from None
+        await self.execute("getfd", fdname=name)
 
     async def close(self) -> None:
         """Part with the monitor; may be repeated."""

@@ -110,6 +110,10 @@ class Agent:
         self._to_machine += self.rewriter.take_waiting()
         self._go_on(now)
 
+    def continued(self, now: Micros) -> None:
+        """Nothing has come of a checkpoint: it runs as before."""
+        self._go_on(now)
+
     def fail_over(self, now: Micros) -> None:
         """The primary is gone, and the machine has made up its mind about a copy that it was given."""
         self.alone = True

@@ -17,13 +17,17 @@ from colo.checkpoint import CheckpointConfig
 from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.proxy import Proxy, ProxyConfig
+from colo.qemu.machine import Machine
 from colo.qemu.qmp import Monitor
 from colo.remote.common import allowed, gone, reach
+from colo.remote.copy_partner import CopyPartner
+from colo.remote.guest import OwnGuest
 from colo.remote.links import RemoteLink, open_client, open_machine
 from colo.remote.partner import Hooks, Partner
 from colo.remote.recorder import Recorder
-from colo.remote.records import TOKEN_BYTES, Hello, Purpose, State, encode_hello
+from colo.remote.records import TOKEN_BYTES, Engine, Hello, Purpose, State, encode_hello
 from colo.remote.session import no_delay, read_hello
+from colo.remote.x_colo_partner import XColoPartner
 from pystack import Counters, PystackError, UsageError
 from pystack.drivers.aio import monotonic
 from pystack.link import sockets
@@ -33,18 +37,29 @@ _CHECKPOINTS: Final = CheckpointConfig(completion_timeout=60_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class YourPrimary:
+    """A machine that somebody else runs.
+
+    Attributes:
+        machine: where its card connects to. qmp: its monitor.
+    """
+
+    machine: Address
+    qmp: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrimarySide:
     """What `colo proxy` is told.
 
     Attributes:
-        client: the clients' network. primary: where the machine's card connects to. qmp: its monitor.
+        client: the clients' network. primary: the person's machine, or what one of our own is.
         secondary: the agent. heartbeat_ms, detect_ms: see `colo.remote.records.Beat`. witness: see
         `colo.remote.common.allowed`; "" for none.
     """
 
     client: str
-    primary: Address
-    qmp: Address
+    primary: YourPrimary | OwnGuest
     secondary: Address
     heartbeat_ms: int = 250
     detect_ms: int = 1000
@@ -65,7 +80,9 @@ class ProxySide:
         self._say = say
         self._said = ""
         self._undo = contextlib.ExitStack()
-        self._monitor = Monitor("the primary", lambda _name, _data: None)
+        own = config.primary
+        self._own = Machine(own.guest, "vm1", own.directory, counters) if isinstance(own, OwnGuest) else None
+        self._monitor = Monitor("the primary", lambda _name, _data: None) if self._own is None else self._own.monitor
         self._partner: Partner | None = None
         self._lost: asyncio.Event = asyncio.Event()  # the partner
         self._why = ""
@@ -74,7 +91,11 @@ class ProxySide:
         self._directory = Path(self._undo.enter_context(tempfile.TemporaryDirectory(prefix="colo-")))
         client = open_client(config.client, counters)
         self._undo.callback(client.close)
-        machine = open_machine(config.primary, counters)
+        if isinstance(config.primary, OwnGuest):
+            assert self._own is not None
+            machine = self._own.link
+        else:
+            machine = open_machine(config.primary.machine, counters)
         self._undo.callback(machine.close)
         self.proxy = Proxy(
             ProxyConfig(checkpoint=_CHECKPOINTS), Nobody(), counters, rewriter=self._recorder, alone=True
@@ -105,11 +126,16 @@ class ProxySide:
             await asyncio.gather(driving, waiting, working, return_exceptions=True)
             if self._partner is not None:
                 self._partner.close(bye="colo proxy was ended")
+            if self._own is not None:
+                await self._own.kill()
             await self._monitor.close()
             self._undo.close()
 
     async def _work(self) -> None:
-        await reach(self._monitor, self.config.qmp, self._say)
+        if self._own is not None:
+            await self._own.start()
+        elif isinstance(self.config.primary, YourPrimary):
+            await reach(self._monitor, self.config.primary.qmp, self._say)
         self._say("serving by the primary alone; looking for the secondary.")
         pairing = asyncio.create_task(self._pair())
         ending = asyncio.create_task(gone(self._monitor))
@@ -146,6 +172,8 @@ class ProxySide:
             try:
                 sock, hello = await self._greet()
             except PystackError as error:
+                if isinstance(error, _WrongAgent):
+                    raise
                 if isinstance(error, _ServesAlready) and not self.counters["engine.joined"]:
                     raise
                 self._once(str(error).rstrip("."))
@@ -170,13 +198,19 @@ class ProxySide:
         try:
             no_delay(sock)
             token = secrets.token_bytes(TOKEN_BYTES)
-            hello = Hello(Purpose.RECORDS, State.FRESH, token, config.heartbeat_ms, config.detect_ms)
+            engine = Engine.X_COLO if self._own is None else Engine.STOP_COPY
+            hello = Hello(Purpose.RECORDS, State.FRESH, engine, token, config.heartbeat_ms, config.detect_ms)
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_sendall(sock, encode_hello(hello))
             theirs = await read_hello(sock)
             if theirs.state == State.SERVING:
                 raise _ServesAlready(
                     f"The agent at {config.secondary} serves clients itself: end it before this machine serves them."
+                )
+            if theirs.engine != engine:
+                raise _WrongAgent(
+                    f"The agent at {config.secondary} runs {_WHOSE[theirs.engine == Engine.STOP_COPY]}, and this proxy "
+                    f"{_WHOSE[self._own is not None]}: give both --guest, or neither."
                 )
             if theirs.state != State.FRESH:
                 raise PystackError(f"The agent at {config.secondary} has no fresh machine: start both of them anew.")
@@ -194,8 +228,7 @@ class ProxySide:
         hooks = Hooks(
             self._on_ready, self._attach, self.driver.quiesce, self.driver.hold, self.driver.wake, self._on_lost
         )
-        path = self._directory / "migrate"
-        partner = self._partner = Partner(sock, hello, self.config.secondary, self._monitor, path, hooks, self.counters)
+        partner = self._partner = self._partner_of(sock, hello, hooks)
         await self._lost.wait()
         self._recorder.end()
         if partner.joined and not partner.said_goodbye:
@@ -208,6 +241,12 @@ class ProxySide:
         partner.link.close()
         self._say(f"the secondary is lost: {self._why}; the primary goes on alone.")
         await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _partner_of(self, sock: socket.socket, hello: Hello, hooks: Hooks) -> Partner:
+        where = self.config.secondary
+        if self._own is not None:
+            return CopyPartner(sock, hello, where, self._own, hooks, self.counters)
+        return XColoPartner(sock, hello, where, self._monitor, self._directory / "migrate", hooks, self.counters)
 
     def _on_ready(self) -> None:
         if self._ready or self._partner is None:
@@ -226,5 +265,12 @@ class ProxySide:
         self._lost.set()
 
 
+_WHOSE: Final = ("a machine of yours", "machines of its own")
+
+
 class _ServesAlready(UsageError):
     """The agent serves clients."""
+
+
+class _WrongAgent(UsageError):
+    """The agent takes checkpoints by another engine."""

@@ -20,14 +20,14 @@ from typing import Final, NamedTuple, final
 from pystack import Counters, Micros
 from pystack.link.qemu_framing import MAX_FRAME_BYTES
 
-VERSION: Final = 1
+VERSION: Final = 2
 TOKEN_BYTES: Final = 16
 
 _HEADER: Final = struct.Struct("!IB")
-_HELLO: Final = struct.Struct(f"!8sHBB{TOKEN_BYTES}sII")
+_HELLO: Final = struct.Struct(f"!8sHBBB{TOKEN_BYTES}sII")
 _EPOCH: Final = struct.Struct("!I")
 _MAGIC: Final = b"COLOPAIR"
-_MAX_SAID: Final = 200
+MAX_SAID: Final = 200
 HELLO_BYTES: Final = _HEADER.size + _HELLO.size
 
 
@@ -50,6 +50,14 @@ class Kind(IntEnum):
     HEARTBEAT = 8
     BYE = 9
     """The pair is over by intention, UTF-8 says why: nobody takes anything over."""
+    STOP = 10
+    """Proxy, stop-copy: the primary stands still and is to be copied; let the secondary stand still, too."""
+    STOPPED = 11
+    """Agent, stop-copy: it does, if there is one; what it had said before has been sent."""
+    NOT_COPIED = 12
+    """Agent, stop-copy: nothing came of the copy, UTF-8 says why; the secondary stands still as before."""
+    GO_ON = 13
+    """Proxy, stop-copy: nothing comes of the checkpoint; let the secondary go on."""
 
 
 class Purpose(IntEnum):
@@ -71,11 +79,19 @@ class State(IntEnum):
     """Its machine was a copy, and is none any more."""
 
 
+class Engine(IntEnum):
+    """How a side takes checkpoints."""
+
+    X_COLO = 0
+    STOP_COPY = 1
+
+
 class Hello(NamedTuple):
     """The first record: ``token`` is the session's, chosen by the proxy; times in milliseconds."""
 
     purpose: int
     state: int
+    engine: int
     token: bytes
     heartbeat_ms: int
     detect_ms: int
@@ -102,14 +118,18 @@ _MAY_SAY: Final = {
         Kind.PRIMARY: (_EPOCH.size + 1, _EPOCH.size + 512),
         Kind.TAKE_OVER: (0, 0),
         Kind.HEARTBEAT: (0, 0),
-        Kind.BYE: (0, _MAX_SAID),
+        Kind.BYE: (0, MAX_SAID),
+        Kind.STOP: (0, 0),
+        Kind.GO_ON: (0, 0),
     },
     Side.AGENT: {
         Kind.READY: (0, 0),
         Kind.SECONDARY: (1, MAX_FRAME_BYTES),
         Kind.COMPLETED: (_EPOCH.size, _EPOCH.size),
         Kind.HEARTBEAT: (0, 0),
-        Kind.BYE: (0, _MAX_SAID),
+        Kind.BYE: (0, MAX_SAID),
+        Kind.STOPPED: (0, 0),
+        Kind.NOT_COPIED: (0, MAX_SAID),
     },
 }
 """The kinds that may come from a side, and the shortest and longest body of each."""

@@ -10,24 +10,35 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from colo.address import Address
-from colo.qemu.colo_stream import ColoStream, Event
-from colo.qemu.qmp import Monitor, MonitorError
-from colo.qemu.relay import Relay
-from colo.qemu.settings import enable_colo
 from colo.remote.agent import Agent
-from colo.remote.common import HEARTBEAT, allowed, gone, reach
-from colo.remote.links import open_client, open_machine
+from colo.remote.common import allowed
+from colo.remote.copy_kept import CopyKept
+from colo.remote.guest import OwnGuest
+from colo.remote.kept import Hooks, Kept
+from colo.remote.links import open_client
 from colo.remote.ports import Port
-from colo.remote.records import Beat, Hello, Kind, Purpose, Record, Side, State, encode_hello
+from colo.remote.records import MAX_SAID, Beat, Engine, Hello, Kind, Purpose, Record, Side, State, encode_hello
 from colo.remote.session import Session, no_delay, read_hello
+from colo.remote.x_colo_kept import XColoKept
 from pystack import Counters, PystackError
 from pystack.drivers.aio import monotonic
 from pystack.link import sockets
 
-_DECIDED_SECONDS: Final = 10.0
-_LOOK_SECONDS: Final = 0.002
 _MAX_GREETING: Final = 8  # connections that have not said who they are
 _LIMITS: Final = (range(1, 60_000), range(2, 600_000))  # of what a proxy may ask for, milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YourMachine:
+    """A machine that somebody else runs.
+
+    Attributes:
+        machine: where its card connects to. qmp: its monitor. incoming: where it waits for the primary's state.
+    """
+
+    machine: Address
+    qmp: Address
+    incoming: Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +46,12 @@ class SecondarySide:
     """What `colo secondary` is told.
 
     Attributes:
-        listen: for the proxy. machine: where the machine's card connects to. qmp: its monitor.
-        incoming: where it waits for the primary's state. client: the clients' network, for the time after.
-        witness: see `colo.remote.common.allowed`; "" for none.
+        listen: for the proxy. machine: the person's, or what machines of our own are. client: the clients' network,
+            for the time after. witness: see `colo.remote.common.allowed`; "" for none.
     """
 
     listen: Address
-    machine: Address
-    qmp: Address
-    incoming: Address
+    machine: YourMachine | OwnGuest
     client: str
     witness: str = ""
 
@@ -64,25 +72,34 @@ class AgentSide:
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._undo = contextlib.ExitStack()
-        self._monitor = Monitor("the secondary", lambda _name, _data: None)
         self._ready = False
         self._session: Session | None = None
         self._token = b""
-        self._relay: Relay | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         if config.client.startswith("tap:"):
             open_client(config.client, counters).close()  # better known now than when it is needed
-        self._machine_link = open_machine(config.machine, counters)
-        self._undo.callback(self._machine_link.close)
-        self._machine = Port(self._machine_link, self._from_machine, self._fail, counters)
-        self._undo.callback(self._machine.close)
+        self._kept = self._keep(config.machine)
         self._client: Port | None = None
         self._listener = sockets.listen(config.listen.where)
         self._undo.callback(sockets.remove, config.listen.where)
         self._undo.callback(self._listener.close)
         self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    def _keep(self, machine: YourMachine | OwnGuest) -> Kept:
+        hooks = Hooks(
+            ready=self._on_ready,
+            received=self._from_machine,
+            stopped=self._on_stopped,
+            copied=self._on_copied,
+            not_copied=lambda why: self._tell(Kind.NOT_COPIED, why.encode()[:MAX_SAID]),
+            continued=self._on_continued,
+            failed=self._fail,
+        )
+        if isinstance(machine, OwnGuest):
+            return CopyKept(machine.guest, machine.directory, hooks, self.counters)
+        return XColoKept(machine.machine, machine.qmp, machine.incoming, hooks, self._say, self.counters)
 
     async def run(self, stopped: Callable[[], Coroutine[Any, Any, int]]) -> int:
         """Serve until ``stopped()`` returns, or until the machine is of no use any more.
@@ -92,7 +109,7 @@ class AgentSide:
             PystackError: it is gone.
         """
         waiting = asyncio.create_task(stopped())
-        self._do(self._watch())
+        self._do(self._kept.watch())
         try:
             either: set[asyncio.Future[Any]] = {self._ended, waiting}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -110,11 +127,9 @@ class AgentSide:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._relay is not None:
-            self._relay.close()
         if self._timer is not None:
             self._timer.cancel()
-        await self._monitor.close()
+        await self._kept.close()
         self._undo.close()
         self._ended.cancel()
 
@@ -133,17 +148,15 @@ class AgentSide:
         if not self._ended.done():
             self._ended.set_exception(error)
 
-    async def _watch(self) -> None:
-        """Get the machine ready, and see to it until its end."""
-        await reach(self._monitor, self.config.qmp, self._say)
-        await enable_colo(self._monitor)
-        with contextlib.suppress(MonitorError):  # it was started with the address, and not with "defer"
-            await self._monitor.execute("migrate-incoming", uri=str(self.config.incoming))
+    def _on_ready(self) -> None:
+        if not self._ready:
+            self._say("the machine waits for a primary.")
         self._ready = True
-        self._say("the machine waits for a primary.")
+        self._tell(Kind.READY)
+
+    def _tell(self, kind: Kind, body: bytes = b"", epoch: int | None = None) -> None:
         if self._session is not None:
-            self._session.say(Kind.READY)
-        raise PystackError(f"The secondary is lost: {await gone(self._monitor)}.")
+            self._session.say(kind, body, epoch)
 
     # ------------------------------------------------------------------------------------------------ connections
 
@@ -176,16 +189,13 @@ class AgentSide:
             raise
 
     def _take_migration(self, sock: socket.socket, hello: Hello) -> None:
-        if self._session is None or hello.token != self._token or self._relay is not None:
+        if self._session is None or hello.token != self._token:
             raise PystackError("This is not the migration of our primary.")
-        self._relay = Relay(
-            sock, self.config.incoming.where, self._happened, self._stream_ended, self.counters,
-            stream=ColoStream(self.counters, stops=True),
-        )  # fmt: skip
+        self._kept.take_migration(sock)
 
     async def _take_records(self, sock: socket.socket, hello: Hello) -> None:
         state = State.BUSY if self._session is not None else self.state
-        mine = hello._replace(state=state)
+        mine = hello._replace(state=state, engine=self._kept.engine)
         if state is State.FRESH:
             self._token = hello.token
             beat = Beat(hello.heartbeat_ms * 1000, hello.detect_ms * 1000)
@@ -210,12 +220,14 @@ class AgentSide:
             self._part("the proxy has lost the primary", told=True)
         elif record.kind is Kind.BYE:
             self._say_goodbye(record.body.decode(errors="replace"))
+        else:
+            self._kept.take(record)
 
     def _say_goodbye(self, why: str) -> None:
         assert self._session is not None
         self._session.close()
         self._session = None
-        if self._relay is not None:
+        if self._kept.begun:
             self._fail(PystackError(f"The pair is over ({why}): start the machine anew, and colo secondary with it."))
 
     def _lost(self, why: str) -> None:
@@ -226,7 +238,7 @@ class AgentSide:
         if self._session is not None:
             self._session.close()
             self._session = None
-        if self._relay is None:
+        if not self._kept.begun:
             self._say(f"the proxy is lost: {why}; waiting for another one.")
         elif self.agent.epoch < 0:
             self._fail(PystackError(f"The proxy is lost ({why}) before the machine was a copy: start both anew."))
@@ -236,21 +248,21 @@ class AgentSide:
 
     # ----------------------------------------------------------------------------------------------- the boundary
 
-    def _happened(self, event: Event) -> None:
-        """The machine stands still until this returns, except where it only begins to."""
-        if event is Event.SECONDARY_STOPPED:
-            self._machine.freeze()
-            self.agent.stopped()
-        elif event in (Event.ENTERED, Event.LOADED):
-            self._machine.thaw(drop_cut=True)  # what it had sent before is said in the old numbers
-            self._turn()
-            self.agent.copied(monotonic())
-            if self._session is not None:
-                self._session.say(Kind.COMPLETED, b"", self.agent.epoch)
-            self._turn()
+    def _on_stopped(self) -> None:
+        self._turn()
+        self.agent.stopped()
+        if self._kept.engine is Engine.STOP_COPY:
+            self._tell(Kind.STOPPED)
 
-    def _stream_ended(self) -> None:
-        """The machine has closed the stream, or both have: whoever is left is told by the record stream."""
+    def _on_copied(self) -> None:
+        self._turn()
+        self.agent.copied(monotonic())
+        self._tell(Kind.COMPLETED, b"", self.agent.epoch)
+        self._turn()
+
+    def _on_continued(self) -> None:
+        self.agent.continued(monotonic())
+        self._turn()
 
     # ------------------------------------------------------------------------------------------------- carrying on
 
@@ -258,21 +270,14 @@ class AgentSide:
         self._say(f"the primary is lost: {why}.")
         if not told:
             await allowed(self.config.witness, "secondary", self._say)
-        relay = self._relay
-        if relay is not None:
-            relay.drop_primary()
-        with contextlib.suppress(MonitorError):  # it may have noticed by itself
-            await self._monitor.execute(HEARTBEAT)
-        for _ in range(round(_DECIDED_SECONDS / _LOOK_SECONDS)):
-            if relay is None or not relay.stream.undecided:
-                break
-            await asyncio.sleep(_LOOK_SECONDS)
+        await self._kept.take_over()
         self._client = Port(
             open_client(self.config.client, self.counters), self._from_client, self._fail, self.counters
         )
         self._undo.callback(self._client.close)
         self._undo.callback(self._client.link.close)
-        self._machine.thaw(drop_cut=False)
+        if self._kept.port is not None:
+            self._kept.port.thaw(drop_cut=False)
         self.agent.output()  # what was for a proxy that is gone
         self.agent.fail_over(monotonic())
         self.state = State.SERVING
@@ -295,7 +300,9 @@ class AgentSide:
         """Everything out that there is, and the clock set."""
         now = monotonic()
         self.agent.tick(now)
-        self._machine.send(self.agent.to_machine())
+        frames = self.agent.to_machine()
+        if self._kept.port is not None:
+            self._kept.port.send(frames)
         output = self.agent.output()
         if self._client is not None:
             self._client.send(output)

@@ -8,7 +8,7 @@ import socket  # noqa: TID251
 from collections.abc import Callable
 from typing import Final, final
 
-from colo.remote.records import HELLO_BYTES, Beat, Hello, Kind, Peer, Record, Side, decode_hello_untrusted
+from colo.remote.records import HELLO_BYTES, MAX_SAID, Beat, Hello, Kind, Peer, Record, Side, decode_hello_untrusted
 from pystack import Counters, LinkError
 from pystack.drivers.aio import monotonic
 
@@ -16,7 +16,6 @@ _READ: Final = 1 << 18
 _ROOM: Final = 4 << 20  # bytes that may wait for the other side; frames beyond that are dropped
 _LIMIT: Final = 8 << 20  # and beyond this, it is taken for lost
 _GREETING_SECONDS: Final = 5.0
-_MAX_SAID: Final = 200
 _FRAMES: Final = frozenset({Kind.CLIENT, Kind.SECONDARY})
 
 
@@ -131,7 +130,7 @@ class Session:
         if self.closed:
             return
         if bye is not None:
-            self.peer.say(Kind.BYE, bye.encode()[:_MAX_SAID])
+            self.peer.say(Kind.BYE, bye.encode()[:MAX_SAID])
             self.last_words()
         self.closed = True
         if self._timer is not None:

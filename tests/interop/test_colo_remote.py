@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -93,11 +95,16 @@ class Site:
                 self.hosts[host].argv(argv), env=environment, stdout=log.fileno(), stderr=log.fileno()
             )
 
-    def colo(self, name: str, host: str, *words: str) -> None:
+    def start(self, name: str, host: str, *words: str) -> None:
+        self.at("run").mkdir(exist_ok=True)
+        env = {**os.environ, "XDG_RUNTIME_DIR": str(self.at("run"))}
         argv = self.hosts[host].argv([sys.executable, "-m", "colo", *words, "--stats"])
-        process = self.lab.popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT)
+        process = self.lab.popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=ROOT, env=env)
         self.processes[name] = process
         self.said[name] = Said(process.stderr)
+
+    def colo(self, name: str, host: str, *words: str) -> None:
+        self.start(name, host, *words)
         wait_for(self.at(f"{host}.net").exists, f"the socket of {name}", PATIENCE)
 
     def proxy(self, *options: str) -> None:
@@ -113,6 +120,48 @@ class Site:
             "--incoming", f"unix:{self.at('b')}.state", *options,
         )  # fmt: skip
         self.machine("b", "-incoming", "defer")
+
+    def guest_file(self) -> Path:
+        """What both hosts run themselves, in a file that both have."""
+        image, path = self.image, self.at("pair.toml")
+        path.write_text(
+            f"[guest]\nkernel = {str(image.kernel)!r}\ninitrd = {str(image.initrd)!r}\nappend = {image.append!r}\n"
+        )
+        return path
+
+    def own_proxy(self) -> None:
+        self.start(
+            "proxy", "a", "proxy", "--client", "tap:tap0", "--guest", str(self.guest_file()),
+            "--secondary", "tcp:10.78.0.2:9000",
+        )  # fmt: skip
+
+    def own_agent(self) -> None:
+        self.start(
+            "agent", "b", "secondary", "--client", "tap:tap0", "--guest", str(self.guest_file()),
+            "--listen", "tcp:10.78.0.2:9000",
+        )  # fmt: skip
+
+    def own_protected(self) -> None:
+        """A pair whose machines are run by the two programs."""
+        self.own_proxy()
+        wait_for(lambda: READY in self.own_console("primary", "vm1"), "the guest", PATIENCE)
+        self.own_agent()
+        self.until_said("proxy", "protected")
+
+    def own_console(self, side: str, name: str) -> str:
+        found = list(self.at("run").glob(f"colo/{side}-*.d/{name}.console"))
+        return found[0].read_text(errors="replace") if found else ""
+
+    def own_machines(self, side: str) -> list[int]:
+        """The processes of the machines that a side runs, the last one that it has started at the end."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                text = (folder / "cmdline").read_bytes()
+                words = text.decode().split("\0")
+                if "qemu-system" in words[0] and f"{self.at('run')}/colo/{side}-" in text.decode():
+                    found[int(words[words.index("-name") + 1].removeprefix("vm"))] = int(folder.name)
+        return [found[number] for number in sorted(found)]
 
     def until_said(self, name: str, text: str, seconds: float = PATIENCE, times: int = 1) -> None:
         deadline = time.monotonic() + seconds
@@ -246,10 +295,9 @@ def test_the_secondarys_host_is_lost_and_another_one_joins(site: Site) -> None:
     assert asked(talking, b"handed over\n") == ""
     site.until_said("proxy", "was told to carry on")
     assert site.processes["proxy"].wait(PATIENCE) == 1
-    lines = [line.split() for line in site.said["proxy"].rest().splitlines() if line.startswith(" ")]
-    counted = {name: value for value, name in lines}
-    assert counted["engine.joined"] == "2"
-    assert int(counted["engine.copied"]) >= 3
+    seen = counted(site.said["proxy"])
+    assert seen["engine.joined"] == 2
+    assert seen["engine.copied"] >= 3
 
 
 @pytest.mark.parametrize("winner", ["primary", "secondary"])
@@ -265,3 +313,82 @@ def test_a_witness_lets_one_side_go_on(site: Site, winner: str) -> None:
     site.until_said(loser, "the witness does not let")
     assert asked(talking, b"after\n") == ""
     assert words not in site.said[loser].text
+
+
+def counted(said: Said) -> dict[str, int]:
+    lines = [line.split() for line in said.rest().splitlines() if line.startswith(" ")]
+    return {name: int(value.replace(",", "")) for value, name in lines}
+
+
+def test_stop_and_copy_between_hosts(site: Site) -> None:
+    """Both sides run their machines: checkpoints go over the link; the host is lost, and nothing of it is left."""
+    site.own_protected()
+    talking = site.talk()
+    assert b'"wrong": []' in site.traffic("get", "1m", "2").stdout
+    assert b'"wrong": []' in site.traffic("random", "3").stdout
+    assert asked(talking, b"before\n") == ""
+    assert len(site.own_machines("primary")) == 1
+    under_way = [site.traffic_begun("get", "8m", "6"), site.traffic_begun("echo", "6")]
+    time.sleep(2)
+    site.cut()
+    site.kill("proxy")  # and its machine with it, which ends with whoever started it
+    began = time.monotonic()
+    assert asked(talking, b"after\n") == ""
+    print(f"the connection answers {time.monotonic() - began:.2f} s after the host was lost")
+    for process in under_way:
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert not json.loads(out)["wrong"]
+    site.until_said("agent", "the secondary carries on")
+    assert site.own_machines("primary") == []
+    assert b'"wrong": []' in site.traffic("get", "1m", "2").stdout
+    assert asked(talking, b"and on\n") == ""
+    assert site.port_of_machine() == "b0"
+    site.processes["agent"].terminate()
+    assert site.processes["agent"].wait(PATIENCE) == 0
+    assert site.own_machines("secondary") == []
+    assert list(site.at("run").glob("colo/*")) == []
+    assert counted(site.said["agent"])["engine.copied"] >= 3
+
+
+def test_a_copy_that_fails_costs_nobody_anything(site: Site) -> None:
+    """The machine that waits for the next copy is dead when it comes: all go on, and the next copy is made."""
+    site.own_protected()
+    talking = site.talk()
+    wait_for(lambda: len(site.own_machines("secondary")) == 2, "a machine that waits", PATIENCE)
+    os.kill(site.own_machines("secondary")[1], signal.SIGKILL)
+    assert b'"wrong": []' in site.traffic("random", "3").stdout
+    assert asked(talking, b"still\n") == ""
+    site.processes["proxy"].terminate()
+    assert site.processes["proxy"].wait(PATIENCE) == 0
+    seen = counted(site.said["proxy"])
+    assert seen["engine.failed"] >= 1
+    assert seen["engine.copied"] >= 2
+
+
+def test_another_agent_with_its_own_machines_joins(site: Site) -> None:
+    """The secondary's machine dies, and its agent with it; the next one joins, and carries on when the primary dies."""
+    site.own_protected()
+    talking = site.talk()
+    machines = site.own_machines("secondary")
+    assert len(machines) >= 1
+    for pid in machines:
+        os.kill(pid, signal.SIGKILL)
+    assert asked(talking, b"alone\n") == ""
+    site.until_said("proxy", "goes on alone")
+    assert site.processes["agent"].wait(PATIENCE) == 1
+    site.own_agent()
+    site.until_said("proxy", "protected", times=2)
+    assert asked(talking, b"together\n") == ""
+    (primary,) = site.own_machines("primary")
+    os.kill(primary, signal.SIGKILL)
+    assert asked(talking, b"handed over\n") == ""
+    site.until_said("proxy", "was told to carry on")
+    assert site.processes["proxy"].wait(PATIENCE) == 1
+    assert counted(site.said["proxy"])["engine.joined"] == 2
+
+
+def test_the_two_sides_must_be_of_one_kind(site: Site) -> None:
+    site.own_proxy()
+    site.agent()
+    assert site.processes["proxy"].wait(PATIENCE) == 2
+    site.until_said("proxy", "give both --guest, or neither.")

@@ -7,6 +7,7 @@ import pytest
 from colo.remote.records import (
     HELLO_BYTES,
     Beat,
+    Engine,
     Hello,
     Kind,
     Peer,
@@ -21,12 +22,23 @@ from colo.remote.records import (
 )
 from pystack import Counters
 
-HELLO = Hello(Purpose.RECORDS, State.FRESH, bytes(range(16)), 250, 1000)
+HELLO = Hello(Purpose.RECORDS, State.FRESH, Engine.STOP_COPY, bytes(range(16)), 250, 1000)
 SECOND = 1_000_000
 
 
 def test_the_layout_is_what_the_reference_says() -> None:
-    parts = ("00000024", "01", b"COLOPAIR".hex(), "0001", "01", "00", bytes(range(16)).hex(), "000000fa", "000003e8")
+    parts = (
+        "00000025",
+        "01",
+        b"COLOPAIR".hex(),
+        "0002",
+        "01",
+        "00",
+        "01",
+        bytes(range(16)).hex(),
+        "000000fa",
+        "000003e8",
+    )
     assert encode_hello(HELLO).hex() == "".join(parts)
     assert encode(Kind.CLIENT, b"frame").hex() == "00000005036672616d65"
     assert encode(Kind.PRIMARY, b"head", 7).hex() == "00000008040000000768656164"
