@@ -121,13 +121,24 @@ class Scene:
         assert self.steps == list(steps)
         self.steps.clear()
 
-    async def copied(self, epoch: int) -> None:
-        """A checkpoint that goes well."""
+    async def begun(self) -> None:
+        """A checkpoint is asked for, and the agent is to stop its machine."""
         self.say(Kind.READY)
         self.partner.begin("test", 0)
         await self.hears(Kind.STOP)
+
+    async def migrating(self) -> None:
+        """And the primary has begun to migrate."""
+        before = self.primary.asked.count("migrate")
+        await self.begun()
         self.say(Kind.STOPPED)
         (await self.migrates()).close()
+        while self.primary.asked.count("migrate") == before:
+            await asyncio.sleep(0.001)
+
+    async def copied(self, epoch: int) -> None:
+        """A checkpoint that goes well."""
+        await self.migrating()
         self.say(Kind.COMPLETED, b"", epoch)
         await asyncio.sleep(0.01)
         self.primary.happens("MIGRATION completed")
@@ -164,9 +175,7 @@ def test_frames_before_stopped_belong_before_the_boundary(tmp_path: Path) -> Non
     async def play() -> None:
         async with scene(tmp_path) as it:
             await it.copied(0)
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
+            await it.begun()
             it.say(Kind.SECONDARY, b"before")
             it.say(Kind.STOPPED)
             await it.until(Step.PAUSED)
@@ -189,13 +198,7 @@ def test_a_copy_that_fails_lets_both_go_on(tmp_path: Path, why: str) -> None:
         async with scene(tmp_path) as it:
             await it.copied(0)
             it.primary.asked.clear()
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
-            it.say(Kind.STOPPED)
-            (await it.migrates()).close()
-            while "migrate" not in it.primary.asked:
-                await asyncio.sleep(0.001)
+            await it.migrating()
             if why != "failed":
                 it.say(Kind.NOT_COPIED, b"The copy does not arrive whole.")
             if why != "refused":
@@ -212,9 +215,7 @@ def test_a_copy_that_fails_lets_both_go_on(tmp_path: Path, why: str) -> None:
 def test_a_first_copy_that_fails_is_the_end_of_that_agent(tmp_path: Path) -> None:
     async def play() -> None:
         async with scene(tmp_path) as it:
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
+            await it.begun()
             it.say(Kind.NOT_COPIED, b"No machine waits for a copy.")
             await it.hears(Kind.BYE)
             assert it.lost == ["No machine waits for a copy."]
@@ -230,13 +231,7 @@ def test_a_copy_that_was_given_up_and_is_made_all_the_same_parts_the_two(tmp_pat
     async def play() -> None:
         async with scene(tmp_path) as it:
             await it.copied(0)
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
-            it.say(Kind.STOPPED)
-            (await it.migrates()).close()
-            while it.primary.asked.count("migrate") < 2:
-                await asyncio.sleep(0.001)
+            await it.migrating()
             it.primary.happens("MIGRATION failed")
             await it.until(Step.PAUSED, Step.FAILED)
             await it.hears(Kind.GO_ON)
@@ -253,9 +248,7 @@ def test_an_agent_that_does_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async def play() -> None:
         async with scene(tmp_path) as it:
             await it.copied(0)
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
+            await it.begun()
             await it.hears(Kind.GO_ON)
             await it.until(Step.FAILED)
             assert it.primary.asked[-2:] == ["stop", "cont"]
@@ -267,9 +260,7 @@ def test_the_primary_runs_again_when_the_agent_is_lost_half_way(tmp_path: Path) 
     async def play() -> None:
         async with scene(tmp_path) as it:
             await it.copied(0)
-            it.say(Kind.READY)
-            it.partner.begin("test", 0)
-            await it.hears(Kind.STOP)
+            await it.begun()
             it.sock.close()
             while not it.lost:
                 await asyncio.sleep(0.001)
