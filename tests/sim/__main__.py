@@ -10,6 +10,9 @@ import argparse
 import sys
 import time
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
 from tests.sim import pair
 from tests.sim.scenario import Scenario, run
 from tests.sim.sweep import KINDS, sweep
@@ -30,6 +33,19 @@ def replay(kind: str, seed: int) -> int:
     return 0
 
 
+def _progress() -> Progress:
+    """On the terminal, if there is one: what is printed is the result alone."""
+    console = Console(stderr=True)
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        "{task.fields[failed]} failed",
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
 def main() -> int:
     """Run what the command line asks for; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
@@ -45,7 +61,13 @@ def main() -> int:
     failed = False
     for kind in kinds:
         begun = time.monotonic()
-        failures = sweep(options.first, options.seeds, kind=kind, jobs=options.jobs)
+        with _progress() as progress:
+            task = progress.add_task(kind, total=options.seeds, failed=0)
+
+            def show(done: int, bad: int, progress: Progress = progress, task: TaskID = task) -> None:
+                progress.update(task, completed=done, failed=bad)
+
+            failures = sweep(options.first, options.seeds, kind=kind, jobs=options.jobs, done=show)
         for seed, failure in failures.items():
             print(f"{kind} seed {seed}: {failure}\n    replay with: python -m tests.sim --kind {kind} --replay {seed}")
         print(f"{kind}: {options.seeds} seeds, {len(failures)} failures, {time.monotonic() - begun:.0f} s")

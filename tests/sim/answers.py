@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from binascii import crc32
-from functools import cache
+from functools import lru_cache
 
 from colo.service import FLAT, FLAWED, body_bytes, tally_line
 
@@ -32,7 +32,7 @@ def dialled(size: int) -> bytes:
     return body_bytes(b"%d" % size, 0, size)
 
 
-@cache
+@lru_cache(maxsize=64)  # a scenario asks again and again, and never for those of another one
 def expected(kind: str, sizes: tuple[int, ...]) -> tuple[bytes, ...]:
     """Everything that a client may receive on one connection: one of these, whole.
 

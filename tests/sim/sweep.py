@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Final
@@ -26,9 +27,25 @@ def attempt(kind: str, seed: int) -> str:
     return ""
 
 
-def sweep(first: int, count: int, *, kind: str = "delivery", jobs: int | None = None) -> dict[int, str]:
-    """Run ``count`` scenarios from seed ``first`` on; returns the failures: seed -> what went wrong."""
+def sweep(
+    first: int,
+    count: int,
+    *,
+    kind: str = "delivery",
+    jobs: int | None = None,
+    done: Callable[[int, int], None] = lambda _done, _failed: None,
+) -> dict[int, str]:
+    """Run ``count`` scenarios from seed ``first`` on; returns the failures: seed -> what went wrong.
+
+    Args:
+        done: told, after each one, how many are done and how many of them have failed.
+    """
+    failures: dict[int, str] = {}
     seeds = range(first, first + count)
     with ProcessPoolExecutor(jobs or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         outcomes = pool.map(attempt, [kind] * count, seeds, chunksize=16)
-        return {seed: failure for seed, failure in zip(seeds, outcomes, strict=True) if failure}
+        for seed, failure in zip(seeds, outcomes, strict=True):
+            if failure:
+                failures[seed] = failure
+            done(seed - first + 1, len(failures))
+    return failures
