@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +18,9 @@ from tests.interop.conftest import ROOT, Pystack
 from tests.interop.lab import NOBODY, SERVER, Guest, Lab, wait_for
 
 pytestmark = pytest.mark.requires("netns", "userns", "tap", "setpriv", "nsenter", "ip")
+
+
+_PATIENCE = 30.0
 
 
 def _alive(pid: int) -> bool:
@@ -40,8 +45,24 @@ def test_a_signal_is_passed_on_to_the_command(pystack: Pystack, number: signal.S
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(number)
+        readable, _, _ = select.select([process.stdout], [], [], _PATIENCE)
+        assert readable, "\n".join(_told_of(process.pid))
         assert process.stdout.readline() == b"caught\n"
         assert process.wait(10) == 5
+
+
+def _told_of(pid: int) -> list[str]:
+    """What Linux says of a process and its children, to see where a signal has got to: proc_pid_status(5)."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        status = re.findall(r"^(?:State|SigQ|\w*Pnd|Sig\w+):.*$", (folder / "status").read_text(), re.MULTILINE)
+        waits = (folder / "wchan").read_text()
+        children = (folder / f"task/{pid}/children").read_text().split()
+    except OSError:
+        return [f"{pid}: gone"]
+    told = [f"{pid}: {words}; waits in {waits}", *(f"    {line}" for line in status)]
+    return told + [line for child in children for line in _told_of(int(child))]
 
 
 def test_what_the_command_left_running_ends_with_it(pystack: Pystack) -> None:
