@@ -41,8 +41,14 @@ demo: $(VENV)/.installed ## transfers through the stack, checked; then two repli
 	@echo
 	@$(BIN)/colo demo
 
+# What needs nothing of the system shares the cores; what runs machines and measures silence has them to itself.
 test: $(VENV)/.installed-test ## run all tests (ARGS="-k name" for some)
+ifeq ($(strip $(ARGS)),)
+	$(BIN)/python -m pytest --numprocesses auto --ignore tests/interop
+	$(BIN)/python -m pytest tests/interop
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 coverage: $(VENV)/.installed-test ## the tests that need nothing of the system, and which lines they do not reach
 	$(BIN)/coverage erase
