@@ -45,6 +45,7 @@ class CopyKept:
         self._loading: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._begun = False
+        self._alone = False
         self.port: Port | None = None
 
     @property
@@ -83,7 +84,7 @@ class CopyKept:
 
     async def _prepare_again(self) -> None:
         """As `_prepare`, as often as it takes: there is a copy that must not be lost for it."""
-        while self._spare is None:
+        while self._spare is None and not self._alone:
             try:
                 await self._prepare()
             except PystackError:
@@ -207,8 +208,12 @@ class CopyKept:
 
         What the machine has to say is taken with the port's `thaw`.
         """
+        self._alone = True
         await self._give_up_loading()
         await self._run()
+        if self._spare is not None:
+            self._do(self._end(self._spare))
+            self._spare = None
 
     async def close(self) -> None:
         """End every machine."""

@@ -340,6 +340,7 @@ def test_stop_and_copy_between_hosts(site: Site) -> None:
         assert not json.loads(out)["wrong"]
     site.until_said("agent", "the secondary carries on")
     assert site.own_machines("primary") == []
+    wait_for(lambda: len(site.own_machines("secondary")) == 1, "the machine that waited for a copy is ended", PATIENCE)
     assert b'"wrong": []' in site.traffic("get", "1m", "2").stdout
     assert asked(talking, b"and on\n") == ""
     assert site.port_of_machine() == "b0"
