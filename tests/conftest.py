@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -102,6 +103,14 @@ _MISSING: dict[str, Callable[[], str]] = {
 def missing(need: str) -> str:
     """The sentence that says what to do to have `need`, or "" when the system offers it."""
     return _MISSING[need]()
+
+
+def pytest_configure() -> None:
+    """What a shell runs in the background ignores SIGINT and SIGQUIT, and so would everything that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
