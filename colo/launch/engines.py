@@ -68,8 +68,8 @@ class Chosen:
     paused_spares: bool
 
 
-async def choose(plan: Plan, directory: Path) -> Chosen:
-    """The engine for ``plan``: with ``auto``, x-colo if two small machines in ``directory`` are seen to go by it.
+async def foreseen(plan: Plan) -> Chosen | None:
+    """The engine for ``plan`` where that is known before anything is tried: only stop-copy ever is.
 
     Raises:
         UsageError: the one that is asked for does not work here.
@@ -77,12 +77,24 @@ async def choose(plan: Plan, directory: Path) -> Chosen:
     if plan.engine == STOP_COPY:
         return Chosen(STOP_COPY, "as asked for", StopCopy, paused_spares=True)
     why_not = _known_trouble(plan, await qemu_version(plan.guest.qemu))
-    for _ in range(0 if why_not else _TRIALS):  # a busy machine deserves a second one
+    return _without_x_colo(plan, why_not) if why_not else None
+
+
+async def tried(plan: Plan, directory: Path) -> Chosen:
+    """The engine for ``plan``: x-colo if two small machines in ``directory`` are seen to go by it.
+
+    Raises:
+        UsageError: the one that is asked for does not work here.
+    """
+    why_not = ""
+    for _ in range(_TRIALS):  # a busy machine deserves a second one
         why_not = await _trial(plan, directory)
         if not why_not:
-            break
-    if not why_not:
-        return Chosen(X_COLO, "only what has changed is sent", XColo, paused_spares=False)
+            return Chosen(X_COLO, "only what has changed is sent", XColo, paused_spares=False)
+    return _without_x_colo(plan, why_not)
+
+
+def _without_x_colo(plan: Plan, why_not: str) -> Chosen:
     if plan.engine == X_COLO:
         raise UsageError(f"The engine x-colo does not work here: {why_not}; use --engine stop-copy, or auto.")
     return Chosen(STOP_COPY, f"x-colo is of no use: {why_not}", StopCopy, paused_spares=True)

@@ -17,7 +17,7 @@ from typing import Any, Final, final
 from colo.checkpoint import CheckpointConfig
 from colo.clients import Nobody
 from colo.drive import ProxyDriver
-from colo.launch.engines import Chosen, Engine, choose
+from colo.launch.engines import Chosen, Engine, foreseen, tried
 from colo.launch.overlays import Overlays
 from colo.launch.places import Places
 from colo.launch.plan import GUEST_ADDRESS, Plan
@@ -88,6 +88,7 @@ class Pair:
         self._undo = contextlib.ExitStack()
         self._settled = asyncio.Event()  # after a failover
         self._begun = time.monotonic()
+        self._memory_files = False  # which QEMU's own COLO has no use for
         self._closing = False
         self.pauses: deque[int] = deque(maxlen=_PAUSES)
         self.failover_at = 0.0
@@ -112,11 +113,13 @@ class Pair:
             UsageError: the machine, the device or a published port is not to be had.
         """
         self._clients = self._client_link()
+        chosen = await foreseen(self.plan)
+        self._memory_files = chosen is not None and not _names_memory(self.plan.guest.extra)
         self.primary = await self._machine()
         self._drive()
         self._run(self._watch_over(self.primary), "primary's heartbeat")
-        self.chosen = chosen = await choose(self.plan, self.directory)  # the guest boots meanwhile
-        self._tell(f"checkpoints by {chosen.name}: {chosen.why}")
+        self.chosen = chosen or await tried(self.plan, self.directory)  # the guest boots meanwhile
+        self._tell(f"checkpoints by {self.chosen.name}: {self.chosen.why}")
         self._employ_engine()
         self.started = True
 
@@ -154,9 +157,9 @@ class Pair:
         name, guest = f"vm{number}", self.plan.guest
         if self._overlays is not None and incoming:
             guest = replace(guest, overlay=self._overlays.of(name))
+        machine = Machine(guest, name, self.directory, self.counters, memory_file=self._memory_files)
         if number <= _SHOWN:
-            self._commands.append(shlex.join(guest.argv(name, self.directory, incoming=incoming, paused=paused)))
-        machine = Machine(guest, name, self.directory, self.counters)
+            self._commands.append(shlex.join(machine.argv(incoming=incoming, paused=paused)))
         try:
             await machine.start(incoming=incoming, paused=paused)
         except BaseException:
@@ -410,3 +413,8 @@ class Pair:
         if self.failed.done() and not self.failed.cancelled():
             self.failed.exception()
         self.failed.cancel()
+
+
+def _names_memory(words: tuple[str, ...]) -> bool:
+    """Whether a person's arguments for QEMU say where the guest's memory is."""
+    return any("memory-backend" in word or "memdev" in word for word in words)

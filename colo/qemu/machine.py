@@ -19,6 +19,8 @@ from pystack import Counters, LinkInfo, QemuLink, UsageError
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LAST_WORDS_BYTES: Final = 2000
+_RAM: Final = "ram"
+_OPEN_FILE: Final = "/proc/self/fd/{}"
 
 NICS: Final = ("virtio-net-pci", "e1000", "rtl8139")
 
@@ -49,14 +51,21 @@ class Guest:
     extra: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def argv(self, name: str, directory: Path, *, incoming: bool, paused: bool = False) -> list[str]:
+    def argv(
+        self, name: str, directory: Path, *, incoming: bool, paused: bool = False, memory: Path | None = None
+    ) -> list[str]:
         """The command line of the machine ``name``, whose sockets and logs are in ``directory``.
 
         Args:
             incoming: it waits for the state of another one. paused: and does not run when it has come.
+            memory: a file that is the guest's memory.
         """
         threads = ",thread=single" if self.accel == "tcg" else ""
-        words = [self.qemu, "-name", name, "-machine", "pc", "-accel", f"{self.accel}{threads}"]
+        board = "pc" if memory is None else f"pc,memory-backend={_RAM}"
+        words = [self.qemu, "-name", name, "-machine", board, "-accel", f"{self.accel}{threads}"]
+        if memory is not None:
+            size = f"size={self.memory_mib}M"
+            words += ["-object", f"memory-backend-file,id={_RAM},{size},mem-path={memory},share=on"]
         if self.accel == "kvm":
             words += ["-cpu", "host"]
         words += ["-m", str(self.memory_mib), "-smp", str(self.cpus)]
@@ -107,18 +116,20 @@ async def qemu_version(program: str) -> tuple[int, ...]:
     """
     try:
         process = await asyncio.create_subprocess_exec(
-            program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            program, "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
     except OSError as error:
-        raise UsageError(f"{program} does not run: {error}.") from None
+        raise UsageError(f"{program} does not run: {(error.strerror or str(error)).lower()}.") from None
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), 10)
+        said, complaint = await asyncio.wait_for(process.communicate(), 10)
     except TimeoutError:
         process.kill()
         await process.wait()
         raise UsageError(f"{program} does not say its version within 10 s: name another program with --qemu.") from None
     words = said.split()
     if len(words) < 4 or words[:3] != [b"QEMU", b"emulator", b"version"]:
+        if lines := complaint.decode(errors="replace").strip().splitlines():
+            raise UsageError(f"{program} does not run: {lines[-1][:200].rstrip('.')}.")
         raise UsageError(f"{program} is no QEMU: it does not say its version.")
     return tuple(int(part) for part in words[3].decode().split("-")[0].split(".") if part.isdigit())
 
@@ -127,19 +138,26 @@ async def qemu_version(program: str) -> tuple[int, ...]:
 class Machine:
     """A QEMU process under way.
 
+    Args:
+        memory_file: have the guest's memory in a file, which is gone with all who have it open.
+
     Attributes:
         link: the network card's other end. monitor: its QMP. name, directory: as given.
+        memory: the file descriptor of that file; -1 if there is none.
         ended: done when the process has ended.
         resets: how often the guest was reset: a replica that shows one is none.
     """
 
-    def __init__(self, guest: Guest, name: str, directory: Path, counters: Counters) -> None:
+    def __init__(
+        self, guest: Guest, name: str, directory: Path, counters: Counters, *, memory_file: bool = False
+    ) -> None:
         self.guest = guest
         self.name = name
         self.directory = directory
         self.monitor = Monitor(name, self._event)
         self.link = QemuLink.listen(directory / f"{name}.net", info=LinkInfo(mtu=1500), counters=counters)
         self.process: asyncio.subprocess.Process | None = None
+        self.memory = _memory_file(name, guest.memory_mib) if memory_file else -1
         self._handle = -1  # a pidfd: the process, whoever has its number by now
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting: asyncio.Task[None] | None = None
@@ -147,13 +165,18 @@ class Machine:
         self.resets = 0
         self.migrated = ""  # the last state of a migration that was told
 
+    def argv(self, *, incoming: bool = False, paused: bool = False) -> list[str]:
+        """Its command line. The arguments are those of `Guest.argv`."""
+        memory = Path(_OPEN_FILE.format(self.memory)) if self.memory >= 0 else None
+        return self.guest.argv(self.name, self.directory, incoming=incoming, paused=paused, memory=memory)
+
     async def start(self, *, incoming: bool = False, paused: bool = False) -> None:
         """Start it, and reach its monitor. The arguments are those of `Guest.argv`.
 
         Raises:
             UsageError: QEMU does not start; what it said.
         """
-        argv = self.guest.argv(self.name, self.directory, incoming=incoming, paused=paused)
+        argv = self.argv(incoming=incoming, paused=paused)
         log = self.directory / f"{self.name}.log"
         with log.open("wb") as output:
             self.process = await asyncio.create_subprocess_exec(
@@ -163,6 +186,7 @@ class Machine:
                 stderr=output,
                 env={**os.environ, **self.guest.environment},
                 start_new_session=True,
+                pass_fds=(self.memory,) if self.memory >= 0 else (),
                 preexec_fn=_die_with_parent,
             )
         with contextlib.suppress(OSError):  # it may have ended, or Linux be older than 5.3
@@ -256,12 +280,22 @@ class Machine:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
         await self.monitor.close()
         if self._waiting is not None:
             await self._waiting
         self.link.close()
         for suffix in ("qmp", "net", "state"):
             (self.directory / f"{self.name}.{suffix}").unlink(missing_ok=True)
+
+
+def _memory_file(name: str, mib: int) -> int:
+    """A file in memory that has no name in any folder (memfd_create(2)), of zeroes."""
+    file = os.memfd_create(f"colo-{name}")
+    os.ftruncate(file, mib << 20)
+    return file
 
 
 def _die_with_parent() -> None:

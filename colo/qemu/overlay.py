@@ -8,14 +8,14 @@ everything when it stopped (vm_stop flushes).
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import Final
 
+from colo.qemu.copying import copy_data
+
 _FICLONE: Final = 0x40049409  # ioctl_ficlone(2)
-_AT_ONCE: Final = 1 << 30  # bytes
 
 
 def copy_onto(source: Path, target: Path) -> int:
@@ -35,26 +35,5 @@ def copy_onto(source: Path, target: Path) -> int:
         except OSError:  # there are as many reasons as file systems
             theirs.truncate(0)
             theirs.truncate(os.fstat(ours.fileno()).st_size)
-            return _copy_data(ours.fileno(), theirs.fileno())
+            return copy_data(ours.fileno(), theirs.fileno())
         return 0
-
-
-def _copy_data(source: int, target: int) -> int:
-    """Copy what is no hole."""
-    copied = end = 0
-    while True:
-        try:
-            begin = os.lseek(source, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole behind it
-                return copied
-            raise
-        end = os.lseek(source, begin, os.SEEK_HOLE)
-        os.lseek(source, begin, os.SEEK_SET)
-        os.lseek(target, begin, os.SEEK_SET)
-        while begin < end:
-            count = os.sendfile(target, source, None, min(end - begin, _AT_ONCE))
-            if not count:
-                return copied  # it has become shorter
-            begin += count
-            copied += count

@@ -12,6 +12,7 @@ ON_DEMAND: Final = (1 << 32) - 1
 UNLIMITED: Final = 1 << 40
 """For ``max-bandwidth``: bytes a second."""
 
+_IGNORE_SHARED: Final = "x-ignore-shared"
 _X_COLO: Final = "x-colo"
 _RETURN_PATH: Final = "return-path"
 
@@ -32,6 +33,15 @@ async def enable_colo(monitor: Monitor) -> None:
             raise
         await _capabilities(monitor, _RETURN_PATH, _X_COLO)
     await monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND, max_bandwidth=UNLIMITED)
+
+
+async def leave_memory_out(monitor: Monitor) -> None:
+    """Let this machine's next migration be without memory that is a file's: somebody else copies that.
+
+    Raises:
+        MonitorError: QEMU refuses.
+    """
+    await _capabilities(monitor, _IGNORE_SHARED)
 
 
 async def _capabilities(monitor: Monitor, *names: str) -> None:

@@ -2,10 +2,11 @@
 
 The primary is stopped, its state migrated into a fresh machine that was started ahead of time, and both go on; the old
 secondary is ended. What it costs is a copy of the guest's memory, in which pages of zeroes cost next to nothing, and of
-what it has written to its disk.
+what it has written to its disk. Where the memories are files, they are copied as such, several times as fast as QEMU
+sends pages, and the migration is of the devices alone.
 
     running   -> stop both                                   PAUSED     the owner drains both links: the boundary
-              -> copy the primary's overlay onto the fresh machine's
+              -> copy the primary's memory and overlay onto the fresh machine's
               -> migrate the primary into the fresh machine
               -> its link takes the place of the old one's   COMPLETED
     running   -> both continue                               RESUMED
@@ -20,11 +21,12 @@ import contextlib
 from typing import Final, final
 
 from colo.checkpoint import Step
+from colo.qemu.copying import blank, copy_data
 from colo.qemu.machine import Machine
 from colo.qemu.overlay import copy_onto
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
-from colo.qemu.settings import UNLIMITED
+from colo.qemu.settings import UNLIMITED, leave_memory_out
 from pystack import Counters, Micros, PystackError
 
 _MIGRATION_SECONDS: Final = 30.0
@@ -116,6 +118,9 @@ class StopCopy:
         """A fresh machine that listens for a migration."""
         machine = await self._owner.spawn()
         try:
+            if _both_in_files(self.primary, machine):
+                for one in (self.primary, machine):
+                    await leave_memory_out(one.monitor)
             await machine.monitor.execute("migrate-incoming", uri=_uri(machine))
         except BaseException:  # that nobody wants it any more, too
             await machine.kill()
@@ -151,8 +156,8 @@ class StopCopy:
         try:
             await asyncio.gather(*(machine.monitor.execute("stop") for machine in running))
             self._tell(Step.PAUSED)
-            await self._copy_disk(spare)
-            await self._migrate(spare)
+            copied = await self._copy_files(spare)
+            self.last_copied_bytes = copied + await self._migrate(spare)
         except (MonitorError, TimeoutError, OSError):
             self.counters.bump("engine.failed")
             await self._continue(running)
@@ -167,13 +172,21 @@ class StopCopy:
         self._tell(Step.RESUMED)
         return True
 
-    async def _copy_disk(self, spare: Machine) -> None:
+    async def _copy_files(self, spare: Machine) -> int:
+        """What of the primary is in files, onto those of ``spare``; returns how many bytes were copied."""
+        copied = 0
+        if _both_in_files(self.primary, spare):
+            copied = await asyncio.to_thread(_copy_memory, self.primary.memory, spare.memory)
+            self.counters.bump("engine.memory_bytes", copied)
         ours, theirs = self.primary.guest.overlay, spare.guest.overlay
         if ours is not None and theirs is not None:
-            copied = await asyncio.to_thread(copy_onto, ours, theirs)
-            self.counters.bump("engine.disk_bytes", copied)
+            written = await asyncio.to_thread(copy_onto, ours, theirs)
+            self.counters.bump("engine.disk_bytes", written)
+            copied += written
+        return copied
 
-    async def _migrate(self, spare: Machine) -> None:
+    async def _migrate(self, spare: Machine) -> int:
+        """Returns how many bytes QEMU has sent."""
         primary = self.primary
         arrived = spare.next_event("MIGRATION completed")
         refused = spare.next_event("MIGRATION failed")
@@ -188,7 +201,7 @@ class StopCopy:
                     await primary.monitor.execute("migrate_cancel")
                 raise MonitorError(f"{spare.name}: the copy did not arrive.")
             told = await primary.monitor.execute("query-migrate")
-            self.last_copied_bytes = int(told.get("ram", {}).get("transferred", 0))
+            return int(told.get("ram", {}).get("transferred", 0))
         finally:
             for future in waiting:
                 future.cancel()
@@ -245,6 +258,16 @@ class StopCopy:
         if self.secondary is not None:
             await self.secondary.kill()
         await asyncio.gather(*self._endings)
+
+
+def _both_in_files(one: Machine, other: Machine) -> bool:
+    return one.memory >= 0 and other.memory >= 0
+
+
+def _copy_memory(source: int, target: int) -> int:
+    """All of it: what the fresh machine has put there when it was started counts for nothing."""
+    blank(target)
+    return copy_data(source, target)
 
 
 def _uri(machine: Machine) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from colo.qemu.machine import NICS
 from tests.bench import (
     compare,
     compare_report,
@@ -197,8 +198,9 @@ def _need_machines() -> None:
 @click.option("--phase", "phases", type=click.Choice(list(PHASES)), multiple=True, help="Measure this only.")
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=8, show_default=True, help="In how many rounds.")
+@click.option("--nic", type=click.Choice(NICS), default=pair_sides.NIC, show_default=True, help="The machines' card.")
 def pair_command(
-    *, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float, rounds: int
+    *, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float, rounds: int, nic: str
 ) -> None:
     """Real machines under real traffic: QEMU's own COLO and colo launch, with each of its engines."""
     _need_machines()
@@ -209,6 +211,7 @@ def pair_command(
         seconds,
         rounds,
         say=lambda text: progress.print(text, style="dim", highlight=False),
+        nic=nic,
     )
     pair_report.print_all(results, _console())
     if json_file is not None:

@@ -14,25 +14,27 @@ from contextlib import ExitStack
 
 from tests.bench.pair_load import PHASES
 from tests.bench.pair_report import Measured, Results
-from tests.bench.pair_sides import ADDRESS, Say, Side, side
+from tests.bench.pair_sides import ADDRESS, NIC, Say, Side, side
 from tests.bench.report import machine
 from tests.interop.lab import LabError
 
 _GRACE_SECONDS = 60.0
 
 
-def measure(names: Sequence[str], phases: Sequence[str], seconds: float, rounds: int, say: Say) -> Results:
-    """All `phases` of all pairs: ``seconds`` in all of each, in ``rounds``.
+def measure(
+    names: Sequence[str], phases: Sequence[str], seconds: float, rounds: int, say: Say, nic: str = NIC
+) -> Results:
+    """All `phases` of all pairs, whose machines have the card ``nic``: ``seconds`` in all of each, in ``rounds``.
 
     What goes wrong with a pair is a failure of the results, and it is not asked anything more.
     """
-    results = Results(list(names), list(phases), about=machine())
+    results = Results(list(names), list(phases), about={**machine(), "card": nic})
     pairs: dict[str, Side] = {}
     with ExitStack() as undo:
         for name in names:
             say(f"{name}: starting the pair")
             try:
-                pairs[name] = undo.enter_context(side(name))
+                pairs[name] = undo.enter_context(side(name, nic))
             except LabError as error:
                 results.failures.append(f"{name}: {error}")
         for phase in phases:

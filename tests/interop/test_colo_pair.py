@@ -119,7 +119,10 @@ def test_print_only_prints(env: dict[str, str], tmp_path: Path) -> None:
     assert leftover(tmp_path) == []
 
 
-_OTHER = "#!/bin/sh\necho 'no such machine' >&2; exit 1\n"
+_OTHER = """#!/bin/sh
+if [ "$1" = --version ]; then echo "QEMU emulator version 7.2.22"; exit; fi
+echo 'no such machine' >&2; exit 1
+"""
 
 
 @pytest.mark.parametrize(

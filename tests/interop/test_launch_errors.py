@@ -105,10 +105,10 @@ def test_qemu_that_never_enters_colo_is_good_enough_for_auto(place: Place) -> No
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("#!/bin/sh\nexit 0\n", "QEMU does not start: "),
-        ("#!/nowhere/sh\n", "QEMU does not start: PROGRAM: no such file or directory."),
-        ("no program at all", "QEMU does not start: PROGRAM: exec format error."),
-        ("#!/bin/sh\necho one >&2; echo 'the last word' >&2; exit 1\n", "QEMU does not start: the last word"),
+        ("#!/bin/sh\nexit 0\n", "PROGRAM is no QEMU: it does not say its version."),
+        ("#!/nowhere/sh\n", "PROGRAM does not run: no such file or directory."),
+        ("no program at all", "PROGRAM does not run: exec format error."),
+        ("#!/bin/sh\necho one >&2; echo 'the last word' >&2; exit 1\n", "PROGRAM does not run: the last word."),
     ],
 )
 def test_a_program_that_is_no_qemu(place: Place, content: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.stop_copy import StopCopy
 from pystack import Counters
+
+_MEMORY = 1 << 20
 
 
 class Monitor:
@@ -35,10 +38,10 @@ class Monitor:
 class Fake:
     """A machine that is none."""
 
-    def __init__(self, name: str, monitor: Monitor, overlay: Path | None = None) -> None:
+    def __init__(self, name: str, monitor: Monitor, overlay: Path | None = None, memory: int = -1) -> None:
         self.name, self.monitor, self.directory = name, monitor, Path("/nowhere")
         self.guest = Guest(disk=overlay, overlay=overlay)
-        self.alive, self.link = True, None
+        self.alive, self.link, self.memory = True, None, memory
 
     def next_event(self, _: str) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().create_future()
@@ -92,6 +95,49 @@ def test_a_spare_that_does_not_listen_is_ended() -> None:
         assert not any(spare.alive for spare in spares)
 
     asyncio.run(scene())
+
+
+def test_a_memory_in_a_file_is_that_of_the_primary_before_its_devices_are_sent() -> None:
+    """Whatever the fresh machine has put there, and wherever the primary's has a hole."""
+    files = os.memfd_create("primary"), os.memfd_create("spare")
+    for file in files:
+        os.ftruncate(file, _MEMORY)
+    os.pwrite(files[0], b"said" * 5000, 3 << 16)
+    os.pwrite(files[1], b"rubbish" * 5000, 7 << 16)
+    at_once: list[bool] = []
+
+    class Sending(Monitor):
+        """The primary's."""
+
+        async def execute(self, command: str, **_: Any) -> Any:
+            if command == "migrate":
+                at_once.append(os.pread(files[0], _MEMORY, 0) == os.pread(files[1], _MEMORY, 0))
+            return await super().execute(command)
+
+    async def scene() -> None:
+        primary = Fake("vm1", Sending(refused="migrate"), memory=files[0])
+        spare = Fake("vm2", Monitor(), memory=files[1])
+
+        async def spawn() -> Machine:
+            return cast("Machine", spare)
+
+        async def quiesce() -> None:
+            """They have no clients."""
+
+        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
+        engine = StopCopy(cast("Machine", primary), owner, Counters())
+        engine.begin("test", 0)
+        async with asyncio.timeout(10):
+            while Step.FAILED not in engine.poll(0):
+                await asyncio.sleep(0)
+            await engine.close()
+        assert at_once == [True]
+        assert "migrate-set-capabilities" in primary.monitor.asked
+        assert spare.monitor.asked.index("migrate-set-capabilities") < spare.monitor.asked.index("migrate-incoming")
+
+    asyncio.run(scene())
+    for file in files:
+        os.close(file)
 
 
 def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_path: Path) -> None:
