@@ -41,11 +41,11 @@ demo: $(VENV)/.installed ## transfers through the stack, checked; then two repli
 	@echo
 	@$(BIN)/colo demo
 
-# What needs nothing of the system shares the cores; what runs machines and measures silence has them to itself.
+# Pairs of machines have the processors to themselves; all other tests share them.
 test: $(VENV)/.installed-test ## run all tests (ARGS="-k name" for some)
 ifeq ($(strip $(ARGS)),)
-	$(BIN)/python -m pytest --numprocesses auto --ignore tests/interop
-	$(BIN)/python -m pytest tests/interop
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not alone"
+	$(BIN)/python -m pytest -m alone
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -113,8 +113,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse an unknown need while collecting: a typing mistake must not look like a passing test."""
+    """What is long comes first. An unknown need is refused: a typing mistake must not look like a passing test."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     for item in items:
         for mark in item.iter_markers("requires"):
             for need in mark.args:

@@ -236,7 +236,13 @@ MEMORY_MIB = 200  # an interpreter, asyncio, and what is held
 
 
 def with_machines(test: Any) -> Any:
-    return pytest.mark.timeout(240)(pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip")(test))
+    for mark in (
+        pytest.mark.alone,
+        pytest.mark.timeout(240),
+        pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip"),
+    ):
+        test = mark(test)
+    return test
 
 
 @contextlib.contextmanager
@@ -258,15 +264,28 @@ def pair(directory: Path, nic: str) -> Iterator[Pair]:
         yield made
 
 
+def until_random_bytes_differ(made: Pair) -> None:
+    """Both kernels' generators are in the same state after a checkpoint, until something stirs one of them."""
+    assert made.said is not None
+    for _ in range(20):
+        found = made.traffic("random", "2")
+        assert found["wrong"] == []
+        assert found["ms"]
+        if "the streams differ: TCP 10.77.0.2:9" in made.said.text:
+            return
+    raise AssertionError(f"random bytes have not differed: {made.said.text}")
+
+
 @with_machines
 @pytest.mark.parametrize("nic", ["rtl8139", "virtio-net-pci"])
 def test_a_pair_under_qemu_s_own_colo(tmp_path: Path, nic: str) -> None:
     """Traffic without a failure, checkpoints with a reason; then the secondary carries on with the same connection."""
     with pair(tmp_path, nic) as made:
-        for words in (("get", "1k", "3"), ("get", "1m", "3"), ("random", "3"), ("echo", "2")):
+        for words in (("get", "1k", "3"), ("get", "1m", "3"), ("echo", "2")):
             found = made.traffic(*words)
             assert found["wrong"] == [], words
             assert found["ms"], words
+        until_random_bytes_differ(made)
         assert made.memory_mib() < MEMORY_MIB
         with made.talking() as client:
             assert asked(client, b"before\n") == ""
@@ -278,7 +297,6 @@ def test_a_pair_under_qemu_s_own_colo(tmp_path: Path, nic: str) -> None:
         for name in ("primary", "secondary"):
             assert "panic" not in made.console(name)
         said = made.stop_compare()
-        assert "the streams differ: TCP 10.77.0.2:9" in said
         stats = counters(said)
         assert stats["engine.copied"] == stats["checkpoint.completed"] - 1 > 0
         assert stats["checkpoint.lost_primary"] == 1

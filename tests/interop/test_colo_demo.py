@@ -32,6 +32,7 @@ def test_the_demo_shows_equal_different_and_failover(tmp_path: Path, seed: int) 
     assert process.stderr == ""
 
 
+@pytest.mark.alone
 @pytest.mark.requires("netns", "tap")
 def test_a_hundred_connections_between_kernels_survive_the_primary(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ from colo.qemu.image import NEEDED
 from tests.interop.guest import GuestImage
 from tests.interop.launched import PATIENCE, Launched, colo, launched, leftover, pids
 
-pytestmark = [pytest.mark.requires("qemu", "qemu-img", "busybox"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("qemu", "qemu-img", "busybox"), pytest.mark.timeout(240), pytest.mark.alone]
 
 _BLOCK = 512
 _DISK_BYTES = 8 << 20

@@ -18,7 +18,7 @@ from colo.qemu.x_colo import XColo
 from pystack import UsageError
 from tests.interop.live_pair import PATIENCE, RANDOM, Echo, Live, download, live, lose
 
-pytestmark = [pytest.mark.requires("qemu", "busybox", "cc"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("qemu", "busybox", "cc"), pytest.mark.timeout(240), pytest.mark.alone]
 
 CHECKPOINTS = 1000
 GROWTH = 24 << 20

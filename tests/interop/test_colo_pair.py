@@ -14,7 +14,7 @@ from colo.qemu.image import CARDS, Kernel, fetch_kernel
 from pystack import UsageError
 from tests.interop.launched import PATIENCE, asked, colo, launched, leftover, pids
 
-pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240), pytest.mark.alone]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,6 +24,7 @@ from tests.interop.lab import Guest, Lab, wait_for
 pytestmark = [
     pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip", "nsenter", "unshare", "setpriv", "tcpdump"),
     pytest.mark.timeout(240),
+    pytest.mark.alone,
 ]
 
 ADDRESS = "10.77.0.2"

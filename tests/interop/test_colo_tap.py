@@ -18,6 +18,7 @@ from tests.interop.tap_client import ADDRESSES
 pytestmark = [
     pytest.mark.requires("tap", "qemu", "busybox", "ping", "cc", "ip", "nsenter", "unshare", "setpriv"),
     pytest.mark.timeout(180),
+    pytest.mark.alone,
 ]
 
 SECONDS = 6

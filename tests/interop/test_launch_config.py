@@ -22,7 +22,7 @@ from colo.qemu.image import CARDS, Kernel, fetch_kernel, initramfs
 from pystack import UsageError
 from tests.docs.blocks import Block, read_blocks
 
-pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240), pytest.mark.alone]
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs/howto"
 COLO = (sys.executable, "-m", "colo")

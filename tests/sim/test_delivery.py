@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = int(os.environ.get("PYSTACK_SIM_SEEDS", "1000"))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_every_byte_arrives_in_order_for_any_seed() -> None:
     # In a process of its own: it uses all cores, and a pool of processes leaves helpers behind.

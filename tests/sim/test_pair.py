@@ -25,6 +25,7 @@ def failures() -> dict[int, str]:
     return sweep(0, SEEDS, kind="pair")
 
 
+@pytest.mark.long
 def test_no_seed_breaks_output_commit_or_the_service_that_a_client_sees(failures: dict[int, str]) -> None:
     assert failures == {}
 

@@ -130,6 +130,7 @@ class World:
         assert self.proxy.checkpoints.state is State.RUNNING
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_million_spoofed_syns() -> None:
     """They fill the tables, so output is buffered; the open connection lives on, and memory is that of full tables."""
