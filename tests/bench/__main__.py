@@ -199,19 +199,38 @@ def _need_machines() -> None:
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=8, show_default=True, help="In how many rounds.")
 @click.option("--nic", type=click.Choice(NICS), default=pair_sides.NIC, show_default=True, help="The machines' card.")
+@click.option("--vnet", is_flag=True, help="Large segments: virtio-net, qemu and attached.")
 def pair_command(
-    *, json_file: Path | None, sides: tuple[str, ...], phases: tuple[str, ...], seconds: float, rounds: int, nic: str
+    *,
+    json_file: Path | None,
+    sides: tuple[str, ...],
+    phases: tuple[str, ...],
+    seconds: float,
+    rounds: int,
+    nic: str,
+    vnet: bool,
 ) -> None:
-    """Real machines under real traffic: QEMU's own COLO and colo launch, with each of its engines."""
+    r"""Real machines under real traffic: QEMU's own COLO, and ours: colo launch by each of its engines.
+
+    \b
+    qemu      colo-compare and its filters
+    attached  the same with colo compare in colo-compare's place
+    """
     _need_machines()
+    if vnet:
+        nic = "virtio-net-pci"
+    large = (pair_sides.QEMU, pair_sides.ATTACHED)
+    if vnet and not set(sides) <= set(large):
+        raise click.UsageError("colo launch's machines send no large segments: leave their sides out, or --vnet.")
     progress = _console(stderr=True)
     results = pair.measure(
-        sides or pair_sides.SIDES,
+        sides or (large if vnet else (pair_sides.QEMU, *pair_sides.ENGINES)),
         phases or list(PHASES),
         seconds,
         rounds,
         say=lambda text: progress.print(text, style="dim", highlight=False),
         nic=nic,
+        vnet=vnet,
     )
     pair_report.print_all(results, _console())
     if json_file is not None:

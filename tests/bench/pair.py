@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 from tests.bench.pair_load import PHASES
 from tests.bench.pair_report import Measured, Results
-from tests.bench.pair_sides import ADDRESS, NIC, Say, Side, side
+from tests.bench.pair_sides import NIC, Say, Side, side
 from tests.bench.report import machine
 from tests.interop.lab import LabError
 
@@ -22,19 +22,28 @@ _GRACE_SECONDS = 60.0
 
 
 def measure(
-    names: Sequence[str], phases: Sequence[str], seconds: float, rounds: int, say: Say, nic: str = NIC
+    names: Sequence[str],
+    phases: Sequence[str],
+    seconds: float,
+    rounds: int,
+    say: Say,
+    *,
+    nic: str = NIC,
+    vnet: bool = False,
 ) -> Results:
-    """All `phases` of all pairs, whose machines have the card ``nic``: ``seconds`` in all of each, in ``rounds``.
+    """All `phases` of all pairs: ``seconds`` in all of each, in ``rounds``. The rest is as for `side`.
 
     What goes wrong with a pair is a failure of the results, and it is not asked anything more.
     """
-    results = Results(list(names), list(phases), about={**machine(), "card": nic})
+    results = Results(
+        list(names), list(phases), about={**machine(), "card": nic + (" with a virtio_net_hdr" if vnet else "")}
+    )
     pairs: dict[str, Side] = {}
     with ExitStack() as undo:
         for name in names:
             say(f"{name}: starting the pair")
             try:
-                pairs[name] = undo.enter_context(side(name, nic))
+                pairs[name] = undo.enter_context(side(name, nic, vnet=vnet))
             except LabError as error:
                 results.failures.append(f"{name}: {error}")
         for phase in phases:
@@ -56,7 +65,7 @@ def _run(pair: Side, phase: str, seconds: float) -> Measured:
     if phase not in PHASES:
         raise LabError(f"there is no phase {phase!r}")
     before = pair.checkpoints()
-    command = [sys.executable, "-m", "tests.bench.pair_load", ADDRESS, phase, str(seconds)]
+    command = [sys.executable, "-m", "tests.bench.pair_load", pair.address, phase, str(seconds)]
     done = pair.lab.run(command, timeout=seconds + _GRACE_SECONDS)
     if done.returncode:
         raise LabError(f"{phase}: {done.stderr.decode(errors='replace').strip()[-300:]}")

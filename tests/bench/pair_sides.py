@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 from colo.launch.plan import GATEWAY, GUEST_ADDRESS
 from colo.qemu.image import READY
-from tests.interop import preload
+from tests.interop import attach_pair, preload
 from tests.interop.lab import Lab, LabError, wait_for
-from tests.interop.qemu_colo import MAC, QemuColo, kernel_for
+from tests.interop.qemu_colo import MAC, NEVER_MS, QemuColo, kernel_for
 
 ADDRESS = str(GUEST_ADDRESS.ip)
 QEMU = "qemu"
+ATTACHED = "attached"
 ENGINES = ("x-colo", "stop-copy")
-SIDES = (QEMU, *ENGINES)
+SIDES = (QEMU, ATTACHED, *ENGINES)
 NIC = "e1000"  # rtl8139 loses the FIN behind a large answer, which then comes 0.2 s later, with COLO or without
 _PROTECTED_SECONDS = 90.0
 
@@ -37,9 +38,10 @@ ip link set colo0 up
 
 
 class Side(Protocol):
-    """A protected pair, at `ADDRESS` in `lab`."""
+    """A protected pair, at `address` in `lab`."""
 
     lab: Lab
+    address: str
 
     def checkpoints(self) -> Counter[str]:
         """How many were taken so far, by reason."""
@@ -53,6 +55,8 @@ class Side(Protocol):
 
 class QemuSide:
     """QEMU's own, which does not tell why it takes a checkpoint."""
+
+    address = ADDRESS
 
     def __init__(self, pair: QemuColo) -> None:
         self.lab = pair.lab
@@ -68,8 +72,39 @@ class QemuSide:
         return {"monitor": {"pvm": dict(self._pair.pvm.events), "svm": dict(self._pair.svm.events)}}
 
 
+class Attached:
+    """QEMU's own with `colo compare` in colo-compare's place: all that is between the client and it is QEMU's."""
+
+    address = attach_pair.ADDRESS
+
+    def __init__(self, pair: attach_pair.Pair) -> None:
+        self.lab = pair.lab
+        self._pair = pair
+
+    def checkpoints(self) -> Counter[str]:
+        monitor = self._pair.qmp["primary"]
+        monitor("query-status")  # events are heard on the way to the answer
+        return Counter({"any": monitor.events["STOP"]})
+
+    def assert_sound(self) -> None:
+        for name, process in self._pair.processes.items():
+            if process.poll() is not None:
+                raise LabError(f"{name} has ended with status {process.returncode}")
+        for name in ("primary", "secondary"):
+            if "Kernel panic" in self._pair.console(name):
+                raise LabError(f"{name}: its kernel has panicked")
+        said = self._pair.said
+        if said is not None and " is lost" in said.text:
+            raise LabError(f"the pair has come apart: {said.text.strip()[-300:]}")
+
+    def notes(self) -> dict[str, Any]:
+        return {}
+
+
 class Launched:
     """`colo launch --tap` under way. Attributes: process, log: of the command."""
+
+    address = ADDRESS
 
     def __init__(self, lab: Lab, engine: str, nic: str = NIC) -> None:
         self.lab = lab
@@ -161,14 +196,30 @@ def launched(engine: str, nic: str = NIC) -> Iterator[Launched]:
 
 
 @contextmanager
-def _qemu_side(nic: str) -> Iterator[Side]:
-    with Lab() as lab, QemuColo(lab, nic=nic) as pair:
+def _qemu_side(nic: str, *, vnet: bool) -> Iterator[Side]:
+    with Lab() as lab, QemuColo(lab, nic=nic, vnet=vnet) as pair:
         yield QemuSide(pair)
 
 
-def side(name: str, nic: str = NIC) -> AbstractContextManager[Side]:
-    """The pair called ``name``, one of `SIDES`, in a fresh lab; its machines have the card ``nic``."""
-    return _qemu_side(nic) if name == QEMU else launched(name, nic)
+@contextmanager
+def _attached(nic: str, *, vnet: bool) -> Iterator[Side]:
+    kernel_for(nic)
+    with Lab() as lab:
+        directory = lab.directory / "attached"
+        directory.mkdir()
+        with attach_pair.Pair(lab, directory, nic, vnet=vnet) as pair:
+            pair.protect(NEVER_MS)
+            yield Attached(pair)
+
+
+def side(name: str, nic: str = NIC, *, vnet: bool = False) -> AbstractContextManager[Side]:
+    """The pair called ``name``, one of `SIDES`, in a fresh lab; its machines have the card ``nic``.
+
+    ``vnet``: frames have a virtio_net_hdr, and segments may be large, where QEMU's filters carry them.
+    """
+    if name == QEMU:
+        return _qemu_side(nic, vnet=vnet)
+    return _attached(nic, vnet=vnet) if name == ATTACHED else launched(name, nic)
 
 
 def missing() -> list[str]:

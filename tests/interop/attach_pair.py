@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -35,9 +36,10 @@ ip link set tap0 master br0
 
 
 class Qmp:
-    """A client of one machine's monitor."""
+    """A client of one machine's monitor. Attributes: events: those heard while an answer was waited for."""
 
     def __init__(self, path: Path) -> None:
+        self.events: Counter[str] = Counter()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(PATIENCE)
         self._sock.connect(str(path))
@@ -53,6 +55,7 @@ class Qmp:
             if "event" not in said:
                 assert "return" in said, (command, said)
                 return said["return"]
+            self.events[said["event"]] += 1
 
     def close(self) -> None:
         self._lines.close()
@@ -165,6 +168,16 @@ class Pair:
         self.said = Said(process.stderr)
         self.until_said("comparing, listening")
 
+    def protect(self, delay_ms: int = 10_000) -> None:
+        """All of it. Both guests have drawn what they draw once: the kernel's secrets, and its entropy."""
+        self.start_primary()
+        self.start_secondary()
+        self.start_compare()
+        self.until_served()
+        assert self.traffic("random", "0.1")["wrong"] == []
+        self.migrate(delay_ms=delay_ms)
+        self.until_said("under COLO")
+
     def until_said(self, text: str, seconds: float = PATIENCE) -> None:
         said = self.said
         assert said is not None
@@ -173,10 +186,10 @@ class Pair:
             assert time.monotonic() < deadline, f"not {text!r} but {said.text}"
             time.sleep(0.005)
 
-    def migrate(self, to: str = "through") -> None:
+    def migrate(self, to: str = "through", delay_ms: int = 10_000) -> None:
         for name in ("secondary", "primary"):
             self.qmp[name]("migrate-set-capabilities", capabilities=[{"capability": "x-colo", "state": True}])
-        self.qmp["primary"]("migrate-set-parameters", x_checkpoint_delay=10_000, max_bandwidth=10 << 30)
+        self.qmp["primary"]("migrate-set-parameters", x_checkpoint_delay=delay_ms, max_bandwidth=10 << 30)
         self.qmp["primary"]("migrate", uri=f"unix:{self.at(to)}")
 
     def traffic(self, *words: str) -> Any:

@@ -100,11 +100,16 @@ def _sockets(directory: Path, *ends: tuple[str, str, str]) -> list[str]:
 
 
 class QemuColo:
-    """A pair in COLO state, once entered. `primary` and `secondary` are the processes, `pvm` and `svm` the monitors."""
+    """A pair in COLO state, once entered. `primary` and `secondary` are the processes, `pvm` and `svm` the monitors.
 
-    def __init__(self, lab: Lab, *, nic: str = "rtl8139", delay_ms: int = NEVER_MS) -> None:
+    Args:
+        vnet: frames have a virtio_net_hdr, and a machine with virtio-net sends large segments.
+    """
+
+    def __init__(self, lab: Lab, *, nic: str = "rtl8139", vnet: bool = False, delay_ms: int = NEVER_MS) -> None:
         self.lab = lab
         self.nic = nic
+        self.vnet = vnet
         self.delay_ms = delay_ms
         self.directory = lab.directory / "qemu-colo"
         self.primary: subprocess.Popen[bytes]
@@ -135,14 +140,15 @@ class QemuColo:
     def _start(self, name: str, files: GuestFiles, words: list[str]) -> tuple[subprocess.Popen[bytes], Qmp]:
         monitor = self.directory / f"{name}.qmp"
         tap = "tap0" if name == "pvm" else "tap1"
+        vnet, support = ("on", ",vnet_hdr_support=on") if self.vnet else ("off", "")
         argv = [
             *("qemu-system-x86_64", "-name", name, "-machine", "pc", "-accel", "tcg,thread=single"),
             *("-m", "128", "-smp", "1", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-serial", f"file:{self.directory / name}.console", "-qmp", f"unix:{monitor},server=on,wait=off"),
             *("-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", files.append),
-            *("-netdev", f"tap,id=hn0,ifname={tap},script=no,downscript=no,vhost=off"),
+            *("-netdev", f"tap,id=hn0,ifname={tap},script=no,downscript=no,vhost=off,vnet_hdr={vnet}"),
             *("-device", f"{self.nic},id=e0,netdev=hn0,mac={MAC},romfile="),
-            *words,
+            *(word + support if word.startswith(("filter-", "colo-compare")) else word for word in words),
         ]
         environment = {**os.environ, "LD_PRELOAD": str(preload.library())}
         with (self.directory / f"{name}.log").open("wb") as log:
