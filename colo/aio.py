@@ -12,6 +12,7 @@ from colo.channel import Channel, Hub
 from colo.checkpoint import CheckpointConfig, Checkpoints, Step
 from colo.clients import CommandClient
 from colo.compare import Comparator, CompareConfig, Difference, Mode
+from colo.places import Places
 from colo.policy import PERIODIC, Policy, PolicyConfig
 from colo.qemu.attach import AttachConfig, Attached
 from colo.qemu.notify import NotifyClient
@@ -46,6 +47,7 @@ class CompareServer:
             takes them; None for never.
         attach: the machines, when QEMU's own COLO makes the checkpoints. Until they are under COLO all frames pass.
         say: tells a person what became of them.
+        places: of the machines, for as long as both are processes of this host.
 
     Attributes:
         channels: by the names of ``addresses``. policy: what came of ``policy``; None also once a machine is lost.
@@ -64,8 +66,10 @@ class CompareServer:
         policy: PolicyConfig | None = None,
         attach: AttachConfig | None = None,
         say: Callable[[str], None] = lambda _: None,
+        places: Places | None = None,
     ) -> None:
         self.counters = counters
+        self._places = places
         self.comparator = Comparator(config, counters)
         self.policy = None if policy is None else Policy(policy, counters)
         self._tell = None if "notify" in addresses else tell
@@ -136,9 +140,22 @@ class CompareServer:
 
     def _primary_changed(self, _connected: bool) -> None:
         self.comparator.reset_primary()
+        self._place()
 
     def _secondary_changed(self, _connected: bool) -> None:
         self.comparator.reset_secondary()
+        self._place()
+
+    def _place(self) -> None:
+        """Give each machine its processors, or the one that is left all of them."""
+        if self._places is None:
+            return
+        ends = [self.channels[name].peer_pid for name in ("primary_in", "secondary_in") if name in self.channels]
+        there = [pid for pid in ends if pid]
+        if len(set(there)) == 2:
+            self._places.settle(*there)
+        elif len(there) == 1:
+            self._places.settle(there[0], None)
 
     def _notify_changed(self, connected: bool) -> None:
         self._told = True

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
@@ -34,6 +35,7 @@ _ROUNDS: Final = 64
 _DRAIN_READS: Final = 256  # 64 MiB: many times what sockets hold
 _FLUSH_BYTES: Final = 1 << 20
 _GONE: Final = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ECONNABORTED, errno.EHOSTUNREACH})
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 _FORCED: Final = ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF))  # SO_RCVBUFFORCE, SO_SNDBUFFORCE: socket(7)
 
 
@@ -188,6 +190,14 @@ class Channel:
     def connected(self) -> bool:
         """Whether there is a peer."""
         return self._peer is not None and self._events != 0
+
+    @property
+    def peer_pid(self) -> int:
+        """The process at the other end, 0 if it is none of this host's or there is none (unix(7), SO_PEERCRED)."""
+        peer = self._peer
+        if not self.connected or peer is None or peer.family != socket.AF_UNIX:
+            return 0
+        return int(_CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0])
 
     @property
     def pending_bytes(self) -> int:

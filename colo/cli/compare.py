@@ -70,6 +70,11 @@ def _check(mode: str, notify: str | None, checkpoint_command: str | None, attach
     help="What lets frames out: see below.",
 )
 @_milliseconds("--period", 100, "From the end of a periodic checkpoint to the beginning of the next.")
+@click.option(
+    "--placing",
+    is_flag=True,
+    help="Give each machine half of the processors, and let neither interrupt this command.",
+)
 @click.option("--stats", is_flag=True, help="Print at the end what was counted.")
 def command(
     *,
@@ -88,6 +93,7 @@ def command(
     max_queue_size: int,
     mode: str,
     period: int,
+    placing: bool,
     stats: bool,
 ) -> int:
     """Let the primary's frames out once the secondary has sent the same, or a checkpoint was made.
@@ -109,6 +115,9 @@ def command(
     --mode auto does that for as long as comparing does not pay, since differences come too often or connections are
     too many. Both need somebody who makes checkpoints.
 
+    --placing is for machines that are processes of this host, behind UNIX sockets, and answer requests rather than
+    compute.
+
     Runs until SIGINT or SIGTERM.
     """
     machines = {
@@ -118,6 +127,7 @@ def command(
     from colo.aio import CompareServer  # noqa: PLC0415 - asyncio is for a command line that makes sense
     from colo.cli.serving import run, say  # noqa: PLC0415
     from colo.compare import CompareConfig  # noqa: PLC0415
+    from colo.places import Places  # noqa: PLC0415
     from colo.policy import PolicyConfig  # noqa: PLC0415
     from colo.qemu.attach import AttachConfig  # noqa: PLC0415
     from colo.report import Teller  # noqa: PLC0415
@@ -137,8 +147,11 @@ def command(
     policy = None if mode == "compare" else PolicyConfig(forced=forced, periodic_interval=period * 1000)
     counters = Counters()
     teller = Teller(say, time.monotonic)
+    places = Places() if placing else None
     return run(
-        lambda: CompareServer(config, addresses, checkpoint_command, counters, teller.tell, policy, attach, say),
+        lambda: CompareServer(
+            config, addresses, checkpoint_command, counters, teller.tell, policy, attach, say, places
+        ),
         "comparing",
         counters if stats else None,
     )

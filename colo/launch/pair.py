@@ -19,8 +19,8 @@ from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.launch.engines import Chosen, Engine, foreseen, tried
 from colo.launch.overlays import Overlays
-from colo.launch.places import Places
 from colo.launch.plan import GUEST_ADDRESS, Plan
+from colo.places import Places
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner

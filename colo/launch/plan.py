@@ -34,7 +34,7 @@ class Plan:
         ready: what the guest prints on its serial line once it serves, "" if it says nothing; boot: within how many
             seconds.
         engine: one of `ENGINES`; ``auto`` leaves it to what works here.
-        placing: whether the machines are given their processors; see `colo.launch.places`.
+        placing: whether the machines are given their processors; see `colo.places`.
         heartbeat: seconds between two; patience: how many seconds a machine may not answer before it is ended.
     """
 

@@ -208,7 +208,7 @@ def _attached(nic: str, *, vnet: bool) -> Iterator[Side]:
         directory = lab.directory / "attached"
         directory.mkdir()
         with attach_pair.Pair(lab, directory, nic, vnet=vnet) as pair:
-            pair.protect(NEVER_MS)
+            pair.protect(NEVER_MS, "--placing")
             yield Attached(pair)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 from colo.qemu.image import CARDS, READY, GuestFiles, default_guest
 from tests.interop import preload
 from tests.interop.guest import find_kernel
-from tests.interop.lab import Lab, wait_for
+from tests.interop.lab import Lab, connect, wait_for
 
 ADDRESS = "10.77.0.2"
 PATIENCE = 60.0
@@ -42,7 +42,7 @@ class Qmp:
         self.events: Counter[str] = Counter()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock.settimeout(PATIENCE)
-        self._sock.connect(str(path))
+        connect(self._sock, path)
         self._lines = self._sock.makefile("r")
         self._lines.readline()
         self("qmp_capabilities")
@@ -168,11 +168,14 @@ class Pair:
         self.said = Said(process.stderr)
         self.until_said("comparing, listening")
 
-    def protect(self, delay_ms: int = 10_000) -> None:
-        """All of it. Both guests have drawn what they draw once: the kernel's secrets, and its entropy."""
+    def protect(self, delay_ms: int = 10_000, *options: str) -> None:
+        """All of it, `colo compare` with these options.
+
+        Both guests have drawn before what they draw once: the kernel's secrets, and its entropy.
+        """
         self.start_primary()
         self.start_secondary()
-        self.start_compare()
+        self.start_compare(*options)
         self.until_served()
         assert self.traffic("random", "0.1")["wrong"] == []
         self.migrate(delay_ms=delay_ms)

@@ -14,6 +14,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -247,6 +248,15 @@ class Guest:
     def close(self) -> None:
         """Drop the namespace."""
         _reap(self._holder)
+
+
+def connect(sock: socket.socket, path: Path, timeout: float = 10.0) -> None:
+    """Reach a UNIX socket that may be there a moment before anybody listens; LabError after `timeout` seconds."""
+    for _ in pauses(timeout):
+        with contextlib.suppress(ConnectionRefusedError):
+            sock.connect(str(path))
+            return
+    raise LabError(f"nobody listens at {path} within {timeout:g} s")
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout: float = 10.0) -> None:

@@ -21,7 +21,7 @@ from colo.launch.plan import GATEWAY, GUEST_ADDRESS
 from colo.qemu.image import CARDS, READY, GuestFiles, Kernel, default_guest, fetch_kernel
 from pystack import UsageError
 from tests.interop import preload
-from tests.interop.lab import Lab, LabError, wait_for
+from tests.interop.lab import Lab, LabError, connect, wait_for
 
 MAC = "52:54:00:12:34:56"
 NEVER_MS = 100_000_000  # x-checkpoint-delay without periodic checkpoints
@@ -58,7 +58,7 @@ class Qmp:
         self.events: Counter[str] = Counter()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        connect(self._socket, path)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         self.execute("qmp_capabilities")

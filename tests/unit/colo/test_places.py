@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from colo.launch.places import Places
+from colo.address import Address
+from colo.aio import CompareServer
+from colo.compare import CompareConfig
+from colo.places import Places
+from pystack import Counters
 
 _THREADS = "import threading, time; [threading.Thread(target=time.sleep, args=(60,)).start() for _ in range(3)]"
 
@@ -72,3 +78,37 @@ def test_a_machine_that_has_gone_is_no_trouble() -> None:
     places = Places()
     places.settle(process.pid, process.pid)
     assert places.everything == os.sched_getaffinity(0)
+
+
+def sender(path: Path) -> subprocess.Popen[bytes]:
+    """A process that connects there and stays."""
+    code = f"import socket, time; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); time.sleep(60)"
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_those_behind_the_sockets_of_a_comparator_are_placed(tmp_path: Path) -> None:
+    """Each has a half while both are there, and the one that is left has all."""
+
+    async def until(process: subprocess.Popen[bytes], processors: frozenset[int]) -> None:
+        async with asyncio.timeout(20):
+            while found(process.pid) != {(processors, os.SCHED_BATCH)}:
+                await asyncio.sleep(0.01)
+
+    async def scene() -> None:
+        places = Places()
+        names = ("primary_in", "secondary_in", "out")
+        addresses = {name: Address(tmp_path / name, server=True) for name in names}
+        server = CompareServer(CompareConfig(framed=True), addresses, None, Counters(), print, places=places)
+        primary, secondary = (sender(tmp_path / name) for name in names[:2])
+        try:
+            await until(primary, places.halves[0])
+            await until(secondary, places.halves[1])
+            secondary.kill()
+            await until(primary, places.everything)
+        finally:
+            server.close()
+            for process in (primary, secondary):
+                process.kill()
+                process.wait()
+
+    asyncio.run(scene())
