@@ -69,7 +69,7 @@ class CompareServer:
         places: Places | None = None,
     ) -> None:
         self.counters = counters
-        self._places = places
+        self._places = places or Places(wanted=False)
         self.comparator = Comparator(config, counters)
         self.policy = None if policy is None else Policy(policy, counters)
         self._tell = None if "notify" in addresses else tell
@@ -148,8 +148,6 @@ class CompareServer:
 
     def _place(self) -> None:
         """Give each machine its processors, or the one that is left all of them."""
-        if self._places is None:
-            return
         ends = [self.channels[name].peer_pid for name in ("primary_in", "secondary_in") if name in self.channels]
         there = [pid for pid in ends if pid]
         if len(set(there)) == 2:

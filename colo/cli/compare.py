@@ -147,7 +147,7 @@ def command(
     policy = None if mode == "compare" else PolicyConfig(forced=forced, periodic_interval=period * 1000)
     counters = Counters()
     teller = Teller(say, time.monotonic)
-    places = Places() if placing else None
+    places = Places(wanted=placing)
     return run(
         lambda: CompareServer(
             config, addresses, checkpoint_command, counters, teller.tell, policy, attach, say, places

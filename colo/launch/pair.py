@@ -114,7 +114,7 @@ class Pair:
         """
         self._clients = self._client_link()
         chosen = await foreseen(self.plan)
-        self._memory_files = chosen is not None and not _names_memory(self.plan.guest.extra)
+        self._memory_files = chosen is not None and not self.plan.guest.says_of_memory
         self.primary = await self._machine()
         self._drive()
         self._run(self._watch_over(self.primary), "primary's heartbeat")
@@ -413,8 +413,3 @@ class Pair:
         if self.failed.done() and not self.failed.cancelled():
             self.failed.exception()
         self.failed.cancel()
-
-
-def _names_memory(words: tuple[str, ...]) -> bool:
-    """Whether a person's arguments for QEMU say where the guest's memory is."""
-    return any("memory-backend" in word or "memdev" in word for word in words)

@@ -20,6 +20,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LAST_WORDS_BYTES: Final = 2000
 _RAM: Final = "ram"
+_OF_MEMORY: Final = ("m", "mem-path", "mem-prealloc", "numa")
 _OPEN_FILE: Final = "/proc/self/fd/{}"
 
 NICS: Final = ("virtio-net-pci", "e1000", "rtl8139")
@@ -50,6 +51,13 @@ class Guest:
     mac: str = "52:54:00:12:34:56"
     extra: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def says_of_memory(self) -> bool:
+        """Whether a person's own arguments say how much memory there is, or where."""
+        return any(
+            word.lstrip("-") in _OF_MEMORY or "memory-backend" in word or "memdev" in word for word in self.extra
+        )
 
     def argv(
         self, name: str, directory: Path, *, incoming: bool, paused: bool = False, memory: Path | None = None

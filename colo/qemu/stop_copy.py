@@ -1,9 +1,9 @@
 """Checkpoints by stopping, copying and continuing: works with every QEMU and every accelerator.
 
 The primary is stopped, its state migrated into a fresh machine that was started ahead of time, and both go on; the old
-secondary is ended. What it costs is a copy of the guest's memory, in which pages of zeroes cost next to nothing, and of
-what it has written to its disk. Where the memories are files, they are copied as such, several times as fast as QEMU
-sends pages, and the migration is of the devices alone.
+secondary is ended. What it costs is a copy of the guest's memory and of what it has written to its disk. Where the
+memories are files, they are copied as such, but for what was never touched, several times as fast as QEMU sends pages,
+and the migration is of the devices alone.
 
     running   -> stop both                                   PAUSED     the owner drains both links: the boundary
               -> copy the primary's memory and overlay onto the fresh machine's
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import os
 from typing import Final, final
 
 from colo.checkpoint import Step
@@ -176,7 +178,9 @@ class StopCopy:
         """What of the primary is in files, onto those of ``spare``; returns how many bytes were copied."""
         copied = 0
         if _both_in_files(self.primary, spare):
-            copied = await asyncio.to_thread(_copy_memory, self.primary.memory, spare.memory)
+            # Of their own: the copy may go on in its thread when either machine is given up and its file closed.
+            files = (_opened_again(self.primary.memory), _opened_again(spare.memory))
+            copied = await asyncio.to_thread(_copy_memory, *files)
             self.counters.bump("engine.memory_bytes", copied)
         ours, theirs = self.primary.guest.overlay, spare.guest.overlay
         if ours is not None and theirs is not None:
@@ -264,10 +268,15 @@ def _both_in_files(one: Machine, other: Machine) -> bool:
     return one.memory >= 0 and other.memory >= 0
 
 
-def _copy_memory(source: int, target: int) -> int:
-    """All of it: what the fresh machine has put there when it was started counts for nothing."""
-    blank(target)
-    return copy_data(source, target)
+def _opened_again(file: int) -> io.FileIO:
+    return io.FileIO(os.dup(file), "r+b")
+
+
+def _copy_memory(source: io.FileIO, target: io.FileIO) -> int:
+    """All of it: what the fresh machine has put there when it was started counts for nothing. Closes both."""
+    with source, target:
+        blank(target.fileno())
+        return copy_data(source.fileno(), target.fileno())
 
 
 def _uri(machine: Machine) -> str:

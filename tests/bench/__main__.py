@@ -187,6 +187,9 @@ def startup_command(times: int, program: str | None) -> None:
     startup.measure(times, program, _console())
 
 
+_LARGE_NIC = "virtio-net-pci"
+
+
 def _need_machines() -> None:
     if lacking := pair_sides.missing():
         raise click.UsageError(f"Install first: {'; '.join(lacking)}.")
@@ -198,7 +201,7 @@ def _need_machines() -> None:
 @click.option("--phase", "phases", type=click.Choice(list(PHASES)), multiple=True, help="Measure this only.")
 @click.option("--seconds", type=click.FloatRange(0.5, 600), default=8, show_default=True, help="Seconds of each phase.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=8, show_default=True, help="In how many rounds.")
-@click.option("--nic", type=click.Choice(NICS), default=pair_sides.NIC, show_default=True, help="The machines' card.")
+@click.option("--nic", type=click.Choice(NICS), help=f"The machines' card [default: {pair_sides.NIC}].")
 @click.option("--vnet", is_flag=True, help="Large segments: virtio-net, qemu and attached.")
 def pair_command(
     *,
@@ -207,7 +210,7 @@ def pair_command(
     phases: tuple[str, ...],
     seconds: float,
     rounds: int,
-    nic: str,
+    nic: str | None,
     vnet: bool,
 ) -> None:
     r"""Real machines under real traffic: QEMU's own COLO, and ours: colo launch by each of its engines.
@@ -217,8 +220,8 @@ def pair_command(
     attached  the same with colo compare in colo-compare's place
     """
     _need_machines()
-    if vnet:
-        nic = "virtio-net-pci"
+    if vnet and nic not in (None, _LARGE_NIC):
+        raise click.UsageError(f"{nic} sends no large segments: leave --nic out, or --vnet.")
     large = (pair_sides.QEMU, pair_sides.ATTACHED)
     if vnet and not set(sides) <= set(large):
         raise click.UsageError("colo launch's machines send no large segments: leave their sides out, or --vnet.")
@@ -229,7 +232,7 @@ def pair_command(
         seconds,
         rounds,
         say=lambda text: progress.print(text, style="dim", highlight=False),
-        nic=nic,
+        nic=nic or (_LARGE_NIC if vnet else pair_sides.NIC),
         vnet=vnet,
     )
     pair_report.print_all(results, _console())

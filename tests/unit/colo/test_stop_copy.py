@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from colo.checkpoint import Step
+from colo.qemu import stop_copy
 from colo.qemu.machine import Guest, Machine
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
@@ -50,6 +53,15 @@ class Fake:
         self.alive = False
 
 
+async def _quiesce() -> None:
+    """They have no clients."""
+
+
+def owner_of(spawn: Callable[[], Awaitable[Machine]]) -> Owner:
+    """One without a proxy."""
+    return Owner(spawn, lambda _: None, _quiesce, lambda: None, lambda: None)
+
+
 @pytest.mark.parametrize("stuck", ["migrate-incoming", "migrate"])
 def test_closed_at_any_step_no_spare_is_left(stuck: str) -> None:
     async def scene() -> None:
@@ -58,11 +70,7 @@ def test_closed_at_any_step_no_spare_is_left(stuck: str) -> None:
         async def spawn() -> Machine:
             return cast("Machine", spare)
 
-        async def quiesce() -> None:
-            """They have no clients."""
-
-        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
-        engine = StopCopy(cast("Machine", primary), owner, Counters())
+        engine = StopCopy(cast("Machine", primary), owner_of(spawn), Counters())
         engine.begin("test", 0)
         async with asyncio.timeout(10):
             while stuck not in primary.monitor.asked + spare.monitor.asked:
@@ -82,11 +90,7 @@ def test_a_spare_that_does_not_listen_is_ended() -> None:
             spares.append(Fake("spare", Monitor(refused="migrate-incoming")))
             return cast("Machine", spares[-1])
 
-        async def quiesce() -> None:
-            """They have no clients."""
-
-        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
-        engine = StopCopy(cast("Machine", Fake("vm1", Monitor())), owner, Counters())
+        engine = StopCopy(cast("Machine", Fake("vm1", Monitor())), owner_of(spawn), Counters())
         engine.begin("test", 0)
         async with asyncio.timeout(10):
             while not spares or spares[0].alive:
@@ -121,11 +125,7 @@ def test_a_memory_in_a_file_is_that_of_the_primary_before_its_devices_are_sent()
         async def spawn() -> Machine:
             return cast("Machine", spare)
 
-        async def quiesce() -> None:
-            """They have no clients."""
-
-        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
-        engine = StopCopy(cast("Machine", primary), owner, Counters())
+        engine = StopCopy(cast("Machine", primary), owner_of(spawn), Counters())
         engine.begin("test", 0)
         async with asyncio.timeout(10):
             while Step.FAILED not in engine.poll(0):
@@ -138,6 +138,42 @@ def test_a_memory_in_a_file_is_that_of_the_primary_before_its_devices_are_sent()
     asyncio.run(scene())
     for file in files:
         os.close(file)
+
+
+def test_a_copy_that_is_given_up_half_way_writes_to_no_other_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its thread goes on for a moment, when the machines' files are closed and others have their numbers."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def slowly(target: int) -> None:
+        began.set()
+        assert go_on.wait(20)
+        os.pwrite(target, b"rubbish", 0)
+
+    monkeypatch.setattr(stop_copy, "blank", slowly)
+    files = os.memfd_create("primary"), os.memfd_create("spare")
+    others: list[int] = []
+
+    async def scene() -> None:
+        async def spawn() -> Machine:
+            return cast("Machine", Fake("vm2", Monitor(), memory=files[1]))
+
+        primary = cast("Machine", Fake("vm1", Monitor(), memory=files[0]))
+        engine = StopCopy(primary, owner_of(spawn), Counters())
+        engine.begin("test", 0)
+        await asyncio.to_thread(began.wait, 20)
+        await engine.close()
+        for file in files:
+            os.close(file)
+        while not set(files) <= set(others):
+            others.append(os.open(tmp_path / str(len(others)), os.O_RDWR | os.O_CREAT))
+        go_on.set()
+
+    asyncio.run(scene())  # which waits for its threads
+    for other in others:
+        os.close(other)
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b""}
 
 
 def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_path: Path) -> None:
@@ -153,12 +189,8 @@ def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_
             spares.append(Fake("spare", Monitor(), tmp_path / "none"))
             return cast("Machine", spares[-1])
 
-        async def quiesce() -> None:
-            """They have no clients."""
-
-        owner = Owner(spawn, lambda _: None, quiesce, lambda: None, lambda: None)
         counters = Counters()
-        engine = StopCopy(cast("Machine", primary), owner, counters)
+        engine = StopCopy(cast("Machine", primary), owner_of(spawn), counters)
         engine.begin("test", 0)
         steps: list[Step] = []
         async with asyncio.timeout(10):
@@ -172,3 +204,19 @@ def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_
         await engine.close()
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ((), False),
+        (("-usb", "-device", "virtio-rng-pci", "-name", "m"), True),  # better once too often
+        (("-usb", "-rtc", "base=utc"), False),
+        (("-m", "512"), True),
+        (("--mem-path", "/dev/hugepages"), True),
+        (("-machine", "q35,memory-backend=mine"), True),
+        (("-numa", "node,memdev=mine"), True),
+    ],
+)
+def test_a_person_who_says_of_memory_has_it_so(extra: tuple[str, ...], says: bool) -> None:
+    assert Guest(extra=extra).says_of_memory is says
