@@ -270,7 +270,8 @@ class Machine:
         if self.ended.done():
             future.set_exception(MonitorError(f"{self.name}: QEMU has ended."))
         else:
-            self._seen.setdefault(key, []).append(future)
+            still = [waiting for waiting in self._seen.get(key, []) if not waiting.done()]
+            self._seen[key] = [*still, future]
         return future
 
     # ------------------------------------------------------------------------------------------------------- the end

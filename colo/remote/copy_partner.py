@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio  # noqa: TID251
 import contextlib
 import socket  # noqa: TID251
-from typing import Final, final
+from typing import Any, Final, final
 
 from colo.address import Address
 from colo.checkpoint import Step
@@ -129,29 +129,26 @@ class CopyPartner(Partner):
     async def _migrate(self) -> None:
         left, failed = self._primary.next_event("MIGRATION completed"), self._primary.next_event("MIGRATION failed")
         arriving = asyncio.ensure_future(self._ask(None, Kind.COMPLETED, _COPY_SECONDS))
-        waiting: set[asyncio.Future[object]] = {left, failed, arriving}  # type: ignore[arg-type]  # of several kinds
+        copied = asyncio.gather(left, arriving)
         try:
             with await asyncio.to_thread(self._connect) as sock:
                 await self._monitor.hand_over(_FD, sock)
             await self._monitor.execute("migrate-set-parameters", max_bandwidth=UNLIMITED)
             await self._monitor.execute("migrate", uri=f"fd:{_FD}")
-            async with asyncio.timeout(_COPY_SECONDS):
-                while not (left.done() and arriving.done()):
-                    pending = {future for future in waiting if not future.done()}
-                    done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    for future in done:
-                        future.result()
-                    if failed in done:
-                        raise MonitorError("The copy did not arrive.")
+            either: set[asyncio.Future[Any]] = {copied, failed}
+            await asyncio.wait(either, timeout=_COPY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not copied.done():
+                raise MonitorError("The copy did not arrive.")
+            copied.result()  # or why there is none, which the agent may have said before the primary began
         except BaseException:
             with contextlib.suppress(MonitorError):
                 await self._monitor.execute("migrate_cancel")
             raise
         finally:
-            for future in waiting:
+            futures: tuple[asyncio.Future[Any], ...] = (left, failed, arriving, copied)
+            for future in futures:
                 future.cancel()
-                if future.done() and not future.cancelled():
-                    future.exception()  # looked at
+            await asyncio.gather(*futures, return_exceptions=True)
 
     async def _continue(self) -> None:
         try:

@@ -239,6 +239,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
             yield site
         finally:
             site.close()
+            for name, said in site.said.items():  # pytest shows it of a test that failed
+                print(f"--- {name} said:\n{said.text}")
 
 
 def test_the_primarys_host_is_lost(site: Site) -> None:
@@ -357,6 +359,7 @@ def test_a_copy_that_fails_costs_nobody_anything(site: Site) -> None:
     site.own_protected()
     talking = site.talk()
     wait_for(lambda: len(site.own_machines("secondary")) == 2, "a machine that waits", PATIENCE)
+    time.sleep(1)  # it has started, and must have been counted on: that takes it 0.1 s
     os.kill(site.own_machines("secondary")[1], signal.SIGKILL)
     assert b'"wrong": []' in site.traffic("random", "3").stdout
     assert asked(talking, b"still\n") == ""

@@ -41,10 +41,14 @@ class Primary:
     def __init__(self) -> None:
         self.monitor = self
         self.asked: list[str] = []
+        self.answers = asyncio.Event()  # to `migrate`; it does so at once
+        self.answers.set()
         self.events: dict[str, asyncio.Future[Any]] = {}
 
     async def execute(self, command: str, **_: Any) -> Any:
         self.asked.append(command)
+        if command == "migrate":
+            await self.answers.wait()
         return {}
 
     async def hand_over(self, name: str, sock: socket.socket) -> None:
@@ -207,6 +211,28 @@ def test_a_copy_that_fails_lets_both_go_on(tmp_path: Path, why: str) -> None:
             await it.until(Step.PAUSED, Step.FAILED)
             assert it.primary.asked[-2:] == ["migrate_cancel", "cont"]
             assert it.lost == []
+            await it.copied(1)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("why", ["refused", "failed", "both"])
+def test_a_copy_may_have_failed_before_the_primary_says_that_it_begins(tmp_path: Path, why: str) -> None:
+    """Its answer to `migrate` comes late: what is known by then is not waited for."""
+
+    async def play() -> None:
+        async with scene(tmp_path) as it:
+            await it.copied(0)
+            it.primary.answers.clear()
+            await it.migrating()
+            if why != "failed":
+                it.say(Kind.NOT_COPIED, b"No machine waits for a copy.")
+                await asyncio.sleep(0.05)
+            if why != "refused":
+                it.primary.happens("MIGRATION failed")
+            it.primary.answers.set()
+            await it.hears(Kind.GO_ON)
+            await it.until(Step.PAUSED, Step.FAILED)
             await it.copied(1)
 
     asyncio.run(play())
