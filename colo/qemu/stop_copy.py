@@ -25,13 +25,13 @@ from typing import Final, final
 from colo.checkpoint import Step
 from colo.qemu.copying import blank, copy_data
 from colo.qemu.machine import Machine
+from colo.qemu.migration import settled
 from colo.qemu.overlay import copy_onto
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.settings import UNLIMITED, leave_memory_out
 from pystack import Counters, Micros, PystackError
 
-_MIGRATION_SECONDS: Final = 30.0
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -199,18 +199,21 @@ class StopCopy:
         try:
             await primary.monitor.execute("migrate-set-parameters", max_bandwidth=UNLIMITED)
             await primary.monitor.execute("migrate", uri=_uri(spare))
-            done, _ = await asyncio.wait(waiting, timeout=_MIGRATION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if arrived not in done or arrived.exception() is not None:
-                with contextlib.suppress(MonitorError):
-                    await primary.monitor.execute("migrate_cancel")
+            await settled(primary.monitor, waiting)
+            if not arrived.done() or arrived.exception() is not None:
                 raise MonitorError(f"{spare.name}: the copy did not arrive.")
-            told = await primary.monitor.execute("query-migrate")
-            return int(told.get("ram", {}).get("transferred", 0))
+        except BaseException:
+            await spare.kill()  # first: the primary may not answer before
+            with contextlib.suppress(MonitorError):
+                await primary.monitor.execute("migrate_cancel")
+            raise
         finally:
             for future in waiting:
                 future.cancel()
                 if future.done() and not future.cancelled():
                     future.exception()  # looked at
+        told = await primary.monitor.execute("query-migrate")
+        return int(told.get("ram", {}).get("transferred", 0))
 
     async def _continue(self, machines: list[Machine]) -> None:
         """Let ``machines`` run. One that has ended does not; its owner hears of that as of any other end."""

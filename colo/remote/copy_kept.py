@@ -18,7 +18,6 @@ from colo.remote.records import Engine, Kind, Record
 from pystack import Counters, PystackError
 
 _FD: Final = "migration"
-_LOAD_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 1.0
 
 
@@ -157,7 +156,8 @@ class CopyKept:
         arrived, failed = spare.next_event("MIGRATION completed"), spare.next_event("MIGRATION failed")
         try:
             await spare.monitor.execute("migrate-incoming", uri=f"fd:{_FD}")
-            done, _ = await asyncio.wait({arrived, failed}, timeout=_LOAD_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            # For as long as it takes: the proxy says when it is given up, by GO_ON, or is lost.
+            done, _ = await asyncio.wait({arrived, failed}, return_when=asyncio.FIRST_COMPLETED)
             if arrived not in done or arrived.exception() is not None:
                 raise MonitorError("The copy does not arrive whole.")
         finally:

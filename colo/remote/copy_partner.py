@@ -20,6 +20,7 @@ from typing import Any, Final, final
 from colo.address import Address
 from colo.checkpoint import Step
 from colo.qemu.machine import Machine
+from colo.qemu.migration import settled
 from colo.qemu.qmp import MonitorError
 from colo.qemu.settings import UNLIMITED
 from colo.remote.partner import Hooks, Partner
@@ -28,8 +29,7 @@ from pystack import Counters, LinkError, Micros
 
 _FD: Final = "migration"
 _STOP_SECONDS: Final = 10.0
-_COPY_SECONDS: Final = 60.0
-_SPARE_SECONDS: Final = 60.0
+_SPARE_SECONDS: Final = 3.0  # until a fresh machine waits; clients may wait for it
 
 
 @final
@@ -43,6 +43,7 @@ class CopyPartner(Partner):
         self._ready = asyncio.Event()  # a fresh machine waits over there
         self._answer: asyncio.Future[Record] | None = None
         self._stopped = False  # the primary, by us
+        self._migrating = False  # into a machine of which nothing is known yet
         self._copied = False  # the agent says so of the checkpoint under way
         self._taking = False
         self._told = False  # what came of the checkpoint under way
@@ -59,7 +60,7 @@ class CopyPartner(Partner):
         elif record.kind is Kind.COMPLETED:
             self._copied = True
             if self._told or not self._taking:
-                self._lose("it has made a copy that was given up")
+                self.lose("it has made a copy that was given up")
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(record)
 
@@ -75,15 +76,26 @@ class CopyPartner(Partner):
 
     async def _checkpoint(self) -> None:
         try:
-            await asyncio.wait_for(self._ready.wait(), _SPARE_SECONDS)
-            self._ready.clear()
-            await self._hooks.quiesce()
-            await self._copy()
+            if await self._awaited_spare():
+                await self._hooks.quiesce()
+                await self._copy()
         finally:
             self._taking = False
         if self._again:
             self._again = False
             self.begin("", 0)
+
+    async def _awaited_spare(self) -> bool:
+        """Whether a fresh machine waits over there, now or soon; it is to be used at once."""
+        try:
+            await asyncio.wait_for(self._ready.wait(), _SPARE_SECONDS)
+        except TimeoutError:
+            self.counters.bump("engine.spare_failed")
+            self._told = True
+            self._tell(Step.FAILED)
+            return False
+        self._ready.clear()
+        return True
 
     async def _copy(self) -> None:
         try:
@@ -95,9 +107,9 @@ class CopyPartner(Partner):
         except (MonitorError, LinkError, OSError, TimeoutError) as error:
             self.counters.bump("engine.failed")
             if not self.joined or self._copied:  # the machine over there is of no use, or of another epoch
-                self._lose(str(error) or "it does not answer")
+                self.lose(str(error) or "it does not answer")
                 return
-            self.session.say(Kind.GO_ON)
+            self.session.say(Kind.GO_ON)  # first: the primary may hang until the machine over there is ended
             await self._continue()
             self._told = True
             self._tell(Step.FAILED)
@@ -112,12 +124,12 @@ class CopyPartner(Partner):
         await self._continue()
         self._tell(Step.RESUMED)
 
-    async def _ask(self, kind: Kind | None, wanted: Kind, seconds: float) -> None:
+    async def _ask(self, kind: Kind | None, wanted: Kind, seconds: float | None) -> None:
         """Say ``kind``, and wait until the agent says ``wanted``.
 
         Raises:
             LinkError: it says something else.
-            TimeoutError: it does not.
+            TimeoutError: it does not within ``seconds``.
         """
         self._answer = asyncio.get_running_loop().create_future()
         if kind is not None:
@@ -128,22 +140,19 @@ class CopyPartner(Partner):
 
     async def _migrate(self) -> None:
         left, failed = self._primary.next_event("MIGRATION completed"), self._primary.next_event("MIGRATION failed")
-        arriving = asyncio.ensure_future(self._ask(None, Kind.COMPLETED, _COPY_SECONDS))
+        arriving = asyncio.ensure_future(self._ask(None, Kind.COMPLETED, None))
         copied = asyncio.gather(left, arriving)
         try:
             with await asyncio.to_thread(self._connect) as sock:
                 await self._monitor.hand_over(_FD, sock)
             await self._monitor.execute("migrate-set-parameters", max_bandwidth=UNLIMITED)
+            self._migrating = True
             await self._monitor.execute("migrate", uri=f"fd:{_FD}")
-            either: set[asyncio.Future[Any]] = {copied, failed}
-            await asyncio.wait(either, timeout=_COPY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await settled(self._monitor, (copied, failed))
             if not copied.done():
                 raise MonitorError("The copy did not arrive.")
             copied.result()  # or why there is none, which the agent may have said before the primary began
-        except BaseException:
-            with contextlib.suppress(MonitorError):
-                await self._monitor.execute("migrate_cancel")
-            raise
+            self._migrating = False
         finally:
             futures: tuple[asyncio.Future[Any], ...] = (left, failed, arriving, copied)
             for future in futures:
@@ -151,6 +160,11 @@ class CopyPartner(Partner):
             await asyncio.gather(*futures, return_exceptions=True)
 
     async def _continue(self) -> None:
+        """Let the primary run, whatever has come of its migration."""
+        if self._migrating:
+            self._migrating = False
+            with contextlib.suppress(MonitorError):
+                await self._monitor.execute("migrate_cancel")
         try:
             await self._monitor.execute("cont")
             self._stopped = False
