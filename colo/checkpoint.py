@@ -145,12 +145,13 @@ class Checkpoints:
             up to the counter ``checkpoint.completed``. Bounded, see `MAX_REASONS`.
         waiting: requests that no pause has come after. covered: requests before the pause that stands.
         served: requests before a pause whose checkpoint has completed.
+        failures: how many have failed since the last one that completed. failing_since: when the first of these began.
     """
 
     __slots__ = (
         "_asked_again", "_backoff", "_began_at", "_completed", "_covered", "_deadline", "_delayed", "_not_before",
-        "_paused_at", "_reason", "_retrying", "_waiting", "by_reason", "client", "config", "counters", "last_duration",
-        "last_pause", "served", "state", "total_duration", "total_pause",
+        "_paused_at", "_reason", "_retrying", "_waiting", "by_reason", "client", "config", "counters", "failing_since",
+        "failures", "last_duration", "last_pause", "served", "state", "total_duration", "total_pause",
     )  # fmt: skip
 
     def __init__(
@@ -166,6 +167,8 @@ class Checkpoints:
         self.last_pause: Micros = 0
         self.total_pause: Micros = 0
         self.served = 0
+        self.failures = 0
+        self.failing_since: Micros = 0
         self._waiting: dict[str, int] = {}  # reason: how many requests, in the order of the first of each
         self._covered: dict[str, int] = {}
         self._reason = UNASKED
@@ -287,6 +290,7 @@ class Checkpoints:
             return
         self.counters.bump("checkpoint.completed")
         self._completed = True
+        self.failures = 0
         self._backoff = self.config.retry_after
         self._deadline = now + self.config.completion_timeout  # for RESUMED
         self.last_duration = now - self._began_at
@@ -312,6 +316,9 @@ class Checkpoints:
     def _fail(self, now: Micros, steps: list[Step]) -> None:
         """What was under way did not happen; its requests wait again, before all others."""
         self.counters.bump("checkpoint.failed")
+        if not self.failures:
+            self.failing_since = self._began_at
+        self.failures += 1
         self.state = State.FAILED
         self._completed = True
         again, self._covered = self._covered, {}

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol, final
 
-from colo.checkpoint import CheckpointClient, CheckpointConfig, Checkpoints, Step
+from colo.checkpoint import CheckpointClient, CheckpointConfig, Checkpoints, State, Step
 from colo.compare import Comparator, CompareConfig, Difference, Mode
 from colo.mirror import Mirror
 from colo.policy import PERIODIC, Policy, PolicyConfig
@@ -34,6 +34,7 @@ JOIN: Final = "join"
 """The reason of the checkpoint by which a secondary joins."""
 
 _REMEMBERED: Final = 64
+_NO_LUCK: Final = 2  # checkpoints that fail, one after the other
 _RARE: Final = SYN | FIN | RST
 _TIMEOUTS: Final = Timeouts(established=432_000 * 1_000_000)
 """An offset dies with the tracker's flow, and without it a connection that a survivor took over: after five days of
@@ -86,7 +87,7 @@ class ProxyConfig:
     Attributes:
         vnet_hdr_len: bytes of virtio_net_hdr in front of every frame, on all three links.
         compare, checkpoint, policy: of the parts. max_waiting: frames kept for machines that stand still, from each
-        side.
+        side. give_up_after: how long checkpoints may fail, microseconds, before there is no hope; see `Proxy`.
     """
 
     vnet_hdr_len: int = 0
@@ -94,6 +95,7 @@ class ProxyConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     max_waiting: int = 4096
+    give_up_after: Micros = 3_000_000
 
 
 @final
@@ -104,6 +106,9 @@ class Proxy:
         drain: set by the driver: feeds everything that the links of both machines hold. Called when both stand still.
         mark: set by a driver that would rather not read from them then: called in place of ``drain``, which comes when
             it is known what the checkpoint has become, and feeds what the links had held at that time.
+        hopeless: set by who owns the machines: called when one checkpoint after the other has failed for
+            ``give_up_after``, and again with each that fails then. Clients wait for them: end the secondary, and they
+            need not.
         alone (an argument): there is no secondary yet; see `join`.
         counters: of all parts; ``proxy.*`` of this one. role: who answers. differences: the last ones, newest at the
         end. comparator, checkpoints, policy, tracker, rewriter: the parts, to be looked at.
@@ -137,6 +142,7 @@ class Proxy:
         self.differences: deque[Difference] = deque(maxlen=_REMEMBERED)
         self.drain: Callable[[Micros], None] | None = None
         self.mark: Callable[[], None] | None = None
+        self.hopeless: Callable[[], None] | None = None
         self._marked = False
         self._chosen_mode = Mode.COMPARE
         self._standing = False  # both machines, for a checkpoint: what comes from them is kept aside
@@ -347,12 +353,23 @@ class Proxy:
                 self.comparator.abort(now)
                 self._feed_aside(now)
                 self._hear_again(now)
+                self._look_for_hope(now)
             case Step.LOST_PRIMARY:
                 self.primary_failed(now)
             case Step.LOST_SECONDARY:
                 self.secondary_failed(now)
             case Step.RESUMED:
                 self._hear_again(now)
+
+    def _look_for_hope(self, now: Micros) -> None:
+        """A checkpoint has failed. A first one may take long to; a second one says that it is no matter of luck."""
+        checkpoints = self.checkpoints
+        if checkpoints.state is not State.FAILED or self._joining or checkpoints.failures < _NO_LUCK:
+            return
+        if now - checkpoints.failing_since >= self._config.give_up_after:
+            self.counters.bump("proxy.hopeless")
+            if self.hopeless is not None:
+                self.hopeless()
 
     def _drain(self, now: Micros) -> None:
         if self.drain is not None:

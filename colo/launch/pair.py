@@ -127,6 +127,7 @@ class Pair:
         """A proxy between the clients and the primary, which is alone."""
         config = ProxyConfig(checkpoint=CheckpointConfig(completion_timeout=60_000_000))
         self.proxy = Proxy(config, Nobody(), self.counters, alone=True)
+        self.proxy.hopeless = self._give_up_secondary
         self.driver = ProxyDriver(self.proxy, self._clients, self.primary.link)
         self.driver.freeze()
         self._driving = self._run(self.driver.run(), "proxy")
@@ -315,6 +316,13 @@ class Pair:
         self._tell(f"{name} is gone: {self.primary.name} goes on alone, and another one is to join")
         await self._protect_in_time()
 
+    def _give_up_secondary(self) -> None:
+        """Checkpoints fail, and clients wait for them: they need not when there is no secondary."""
+        secondary = self.engine.secondary
+        if secondary is not None and secondary.alive and not self._closing:
+            self._tell(f"checkpoints fail ({self._why_not().rstrip('.')}): {secondary.name} is given up")
+            self._run(secondary.kill(), "the end of a secondary")
+
     async def _watch_over(self, machine: Machine) -> None:
         """End a machine that does not answer any more: then it is gone for everybody, and cannot come back to life."""
         while machine.alive and not self._is_closing():
@@ -370,7 +378,7 @@ class Pair:
         return {
             "name": self.plan.name,
             "uptime_s": round(time.monotonic() - self._begun, 1),
-            "state": "protected" if proxy.protected else proxy.role.value,
+            "state": _state(proxy),
             "primary": self.primary.name,
             "secondary": self.engine_secondary,
             "panicked": self.panicked,
@@ -413,3 +421,9 @@ class Pair:
         if self.failed.done() and not self.failed.cancelled():
             self.failed.exception()
         self.failed.cancel()
+
+
+def _state(proxy: Proxy) -> str:
+    if proxy.role is Role.PAIR:
+        return "protected" if proxy.protected else "joining"
+    return str(proxy.role.value)

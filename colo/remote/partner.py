@@ -62,7 +62,7 @@ class Partner(ABC):
         self.link = RemoteLink(lambda frame: self.session.say(Kind.CLIENT, frame), counters)
         beat = Beat(hello.heartbeat_ms * 1000, hello.detect_ms * 1000)
         self.session = Session(
-            sock, Side.AGENT, beat, counters, received=self._received, turned=hooks.wake, lost=self._lose
+            sock, Side.AGENT, beat, counters, received=self._received, turned=hooks.wake, lost=self.lose
         )
 
     def record(self, epoch: int, head: bytes) -> None:
@@ -76,7 +76,7 @@ class Partner(ABC):
             self._on_ready()
         elif record.kind is Kind.BYE:
             self.said_goodbye = True
-            self._lose(record.body.decode(errors="replace") or "it said goodbye")
+            self.lose(record.body.decode(errors="replace") or "it said goodbye")
         else:
             self._on_record(record)
 
@@ -119,7 +119,7 @@ class Partner(ABC):
             if self.joined:
                 self._tell(Step.FAILED)
             else:
-                self._lose(str(error))
+                self.lose(str(error))
 
     def _connect(self) -> socket.socket:
         """In a thread: the second connection to the agent, for what the primary migrates."""
@@ -131,7 +131,8 @@ class Partner(ABC):
 
     # ------------------------------------------------------------------------------------------------- the end
 
-    def _lose(self, why: str) -> None:
+    def lose(self, why: str) -> None:
+        """It is of no use any more: tell the agent, and whoever owns this."""
         if not self._closed:
             self.close(bye=f"given up: {why}")
             self._hooks.lost(why)

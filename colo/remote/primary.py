@@ -100,6 +100,7 @@ class ProxySide:
         self.proxy = Proxy(
             ProxyConfig(checkpoint=_CHECKPOINTS), Nobody(), counters, rewriter=self._recorder, alone=True
         )
+        self.proxy.hopeless = self._give_up_secondary
         self.driver = ProxyDriver(self.proxy, client, machine)
         self.driver.freeze()
 
@@ -259,6 +260,11 @@ class ProxySide:
     def _attach(self, link: RemoteLink) -> None:
         self.driver.attach_secondary(link)
         self._say("protected: the secondary is in step with the primary.")
+
+    def _give_up_secondary(self) -> None:
+        """Checkpoints fail, and clients wait for them: they need not when there is no secondary."""
+        if self._partner is not None:
+            self._partner.lose("its checkpoints fail")
 
     def _on_lost(self, why: str) -> None:
         self._why = why

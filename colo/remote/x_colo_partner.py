@@ -18,6 +18,7 @@ from colo.remote.records import Hello, Kind, Record
 from pystack import Counters, Micros
 
 _ANSWER_SECONDS: Final = 3.0  # of a primary that may be gone
+_BEGIN_SECONDS: Final = 3.0  # of a checkpoint that clients wait for
 _SILENCE_SECONDS: Final = 5.0  # with nothing going by, of a secondary that is to load a copy
 
 
@@ -43,6 +44,7 @@ class XColoPartner(Partner):
         self._relay: Relay | None = None
         self._awaited: Event | None = None  # held in the migration stream until the agent has told its boundary
         self._told = False  # which it has
+        self._stopped = asyncio.Event()  # both machines, since they were asked to
         super().__init__(sock, hello, address, monitor, hooks, counters)
 
     def _on_record(self, record: Record) -> None:
@@ -62,7 +64,13 @@ class XColoPartner(Partner):
 
     async def _ask(self) -> None:
         await self._hooks.quiesce()
+        self._stopped.clear()
         await self._monitor.execute("migrate-set-parameters", x_checkpoint_delay=ON_DEMAND)
+        try:
+            await asyncio.wait_for(self._stopped.wait(), _BEGIN_SECONDS)
+        except TimeoutError:
+            self.counters.bump("engine.not_begun")
+            self.lose("it does not take a checkpoint")
 
     async def _migrate(self) -> None:
         stream = ColoStream(self.counters, stops=True)
@@ -80,10 +88,11 @@ class XColoPartner(Partner):
         if event is Event.SECONDARY_STOPPED:
             self._hooks.hold()
         elif event is Event.BOTH_STOPPED:
+            self._stopped.set()
             self._tell(Step.PAUSED)
             self._do(self._await_decision())
         elif event is Event.BROKEN:
-            self._lose("what goes by in the migration is not QEMU's COLO")
+            self.lose("what goes by in the migration is not QEMU's COLO")
         elif event in (Event.ENTERED, Event.LOADED):
             self._awaited = event
             if not self._told:
@@ -113,7 +122,7 @@ class XColoPartner(Partner):
         while relay is not None and relay.stream.undecided and not self._closed:
             if relay.passed == passed:
                 self.counters.bump("engine.not_loaded")
-                self._lose("its machine does not load a copy")
+                self.lose("its machine does not load a copy")
                 return
             passed = relay.passed
             await asyncio.sleep(_SILENCE_SECONDS)
@@ -129,7 +138,7 @@ class XColoPartner(Partner):
         except MonitorError:
             return  # whoever watches over the primary notices
         why = self._relay.why_not if self._relay is not None else ""
-        self._lose(why or "the migration has ended")
+        self.lose(why or "the migration has ended")
 
     def close(self, bye: str = "") -> None:
         """Part with it; nothing is told any more. May be repeated."""

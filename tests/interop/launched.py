@@ -108,6 +108,25 @@ def asked(sock: socket.socket, line: bytes) -> bytes:
     return answer
 
 
+class FullHost:
+    """A QEMU that does not start any more once the host is said to be full, as one without memory does not."""
+
+    def __init__(self, directory: Path) -> None:
+        self._full = directory / "full"
+        self.qemu = directory / "qemu-of-a-full-host"
+        self.qemu.write_text(
+            f'#!/bin/sh\n[ -e {self._full} ] || exec qemu-system-x86_64 "$@"\n'
+            "echo 'cannot set up guest memory: Cannot allocate memory' >&2; exit 1\n"
+        )
+        self.qemu.chmod(0o755)
+
+    def fill(self) -> None:
+        self._full.touch()
+
+    def free(self) -> None:
+        self._full.unlink()
+
+
 def pids(directory: Path, name: str) -> list[int]:
     """The processes of the machine ``name`` whose files are in ``directory``."""
     found = []

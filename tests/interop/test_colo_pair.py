@@ -12,7 +12,7 @@ import pytest
 
 from colo.qemu.image import CARDS, Kernel, fetch_kernel
 from pystack import UsageError
-from tests.interop.launched import PATIENCE, asked, colo, launched, leftover, pids
+from tests.interop.launched import PATIENCE, FullHost, asked, colo, free_port, launched, leftover, pids
 
 pytestmark = [pytest.mark.requires("qemu", "busybox"), pytest.mark.timeout(240), pytest.mark.alone]
 
@@ -95,6 +95,61 @@ def test_nothing_is_left_when_it_is_killed_half_way(env: dict[str, str], tmp_pat
         while leftover(tmp_path):
             assert time.monotonic() < deadline, leftover(tmp_path)
             time.sleep(0.05)
+
+
+def said_at_random(port: int) -> bytes:
+    """What no two machines say alike, once their randomness is not the same any more; it is some time after a copy."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.settimeout(PATIENCE)
+        return sock.recv(100)
+
+
+def test_clients_do_not_wait_for_checkpoints_that_cannot_be_taken(env: dict[str, str], tmp_path: Path) -> None:
+    """No machine starts any more. The secondary is given up, the primary serves, and another one joins in the end."""
+    host, port = FullHost(tmp_path), free_port()
+    words = ("--engine", "stop-copy", "--qemu", str(host.qemu), "--publish", f"127.0.0.1:{port}:9")
+    with launched(env, *words) as pair:
+        pair.until(state="protected")
+        client = pair.connected()
+        host.fill()
+        deadline = time.monotonic() + PATIENCE
+        while pair.status()["state"] == "protected":
+            for _ in range(20):
+                assert len(said_at_random(port)) == 33
+            assert time.monotonic() < deadline
+        assert asked(client, b"alone\n") == b"alone\n"
+        host.free()
+        pair.until(state="protected")
+        assert asked(client, b"together\n") == b"together\n"
+        client.close()
+        said = pair.end()
+        assert "checkpoints fail (cannot set up guest memory: Cannot allocate memory): vm" in said
+        assert "goes on alone, and another one is to join" in said
+    assert leftover(tmp_path) == []
+
+
+def test_a_machine_that_hangs_before_it_is_a_copy_costs_a_pause(env: dict[str, str], tmp_path: Path) -> None:
+    """The primary waits for it in the middle of its migration, and must not be taken for dead."""
+    port = free_port()
+    with launched(env, "--engine", "stop-copy", "--publish", f"127.0.0.1:{port}:9") as pair:
+        pair.until(state="protected")
+        client = pair.connected()
+        deadline = time.monotonic() + PATIENCE
+        while not pids(tmp_path, "vm3"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(1)  # it is waited for
+        (victim,) = pids(tmp_path, "vm3")
+        os.kill(victim, signal.SIGSTOP)
+        while pair.status()["checkpoints"] < 2:
+            assert len(said_at_random(port)) == 33
+            assert time.monotonic() < deadline
+        assert asked(client, b"still\n") == b"still\n"
+        status = pair.until(state="protected")
+        assert (status["primary"], pids(tmp_path, "vm3")) == ("vm1", [])
+        client.close()
+        pair.end()
+    assert leftover(tmp_path) == []
 
 
 @pytest.mark.parametrize("order", [("vm1", "vm2"), ("vm2", "vm1")])

@@ -20,6 +20,7 @@ from tests.interop import preload
 from tests.interop.attach_pair import Said, asked
 from tests.interop.guest import find_kernel
 from tests.interop.lab import Guest, Lab, wait_for
+from tests.interop.launched import FullHost
 
 pytestmark = [
     pytest.mark.requires("qemu", "busybox", "cc", "tap", "ip", "nsenter", "unshare", "setpriv", "tcpdump"),
@@ -122,11 +123,12 @@ class Site:
         )  # fmt: skip
         self.machine("b", "-incoming", "defer")
 
-    def guest_file(self) -> Path:
+    def guest_file(self, qemu: Path | str = "qemu-system-x86_64") -> Path:
         """What both hosts run themselves, in a file that both have."""
         image, path = self.image, self.at("pair.toml")
         path.write_text(
             f"[guest]\nkernel = {str(image.kernel)!r}\ninitrd = {str(image.initrd)!r}\nappend = {image.append!r}\n"
+            f"[qemu]\nprogram = {str(qemu)!r}\n"
         )
         return path
 
@@ -136,17 +138,17 @@ class Site:
             "--secondary", "tcp:10.78.0.2:9000",
         )  # fmt: skip
 
-    def own_agent(self) -> None:
+    def own_agent(self, qemu: Path | str = "qemu-system-x86_64") -> None:
         self.start(
-            "agent", "b", "secondary", "--client", "tap:tap0", "--guest", str(self.guest_file()),
+            "agent", "b", "secondary", "--client", "tap:tap0", "--guest", str(self.guest_file(qemu)),
             "--listen", "tcp:10.78.0.2:9000",
         )  # fmt: skip
 
-    def own_protected(self) -> None:
-        """A pair whose machines are run by the two programs."""
+    def own_protected(self, qemu: Path | str = "qemu-system-x86_64") -> None:
+        """A pair whose machines are run by the two programs, the second one's by this QEMU."""
         self.own_proxy()
         wait_for(lambda: READY in self.own_console("primary", "vm1"), "the guest", PATIENCE)
-        self.own_agent()
+        self.own_agent(qemu)
         self.until_said("proxy", "protected")
 
     def own_console(self, side: str, name: str) -> str:
@@ -354,13 +356,14 @@ def test_stop_and_copy_between_hosts(site: Site) -> None:
     assert counted(site.said["agent"])["engine.copied"] >= 2, "one of them because random answers differ"
 
 
-def test_a_copy_that_fails_costs_nobody_anything(site: Site) -> None:
-    """The machine that waits for the next copy is dead when it comes: all go on, and the next copy is made."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_copy_that_fails_costs_nobody_anything(site: Site, how: signal.Signals) -> None:
+    """The machine that waits for the next copy is dead when it comes, or hangs: all go on, and the next one works."""
     site.own_protected()
     talking = site.talk()
     wait_for(lambda: len(site.own_machines("secondary")) == 2, "a machine that waits", PATIENCE)
     time.sleep(1)  # it has started, and must have been counted on: that takes it 0.1 s
-    os.kill(site.own_machines("secondary")[1], signal.SIGKILL)
+    os.kill(site.own_machines("secondary")[1], how)
     assert b'"wrong": []' in site.traffic("random", "3").stdout
     assert asked(talking, b"still\n") == ""
     site.processes["proxy"].terminate()
@@ -368,6 +371,29 @@ def test_a_copy_that_fails_costs_nobody_anything(site: Site) -> None:
     seen = counted(site.said["proxy"])
     assert seen["engine.failed"] >= 1
     assert seen["engine.copied"] >= 2
+
+
+def test_clients_do_not_wait_for_an_agent_that_has_no_machine(site: Site) -> None:
+    """None starts on its host any more: it is given up, the primary serves, and an agent that has one joins later."""
+    host = FullHost(site.directory)
+    site.own_protected(host.qemu)
+    talking = site.talk()
+    host.fill()
+    deadline = time.monotonic() + PATIENCE
+    while "the primary goes on alone" not in site.said["proxy"].text:
+        done = json.loads(site.traffic("random", "1").stdout)
+        assert not done["wrong"]
+        assert time.monotonic() < deadline
+    assert asked(talking, b"alone\n") == ""
+    assert "its checkpoints fail" in site.said["proxy"].text
+    assert site.processes["agent"].wait(PATIENCE) == 1
+    host.free()
+    site.own_agent(host.qemu)
+    site.until_said("proxy", "protected", times=2)
+    assert asked(talking, b"together\n") == ""
+    site.processes["proxy"].terminate()
+    assert site.processes["proxy"].wait(PATIENCE) == 0
+    assert counted(site.said["proxy"])["engine.spare_failed"] >= 1
 
 
 def test_another_agent_with_its_own_machines_joins(site: Site) -> None:

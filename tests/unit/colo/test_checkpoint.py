@@ -187,6 +187,22 @@ def test_a_failed_one_is_retried_with_growing_pauses_up_to_a_bound() -> None:
     assert rig.checkpoints.next_timeout() == now + config.min_interval + config.retry_after
 
 
+def test_how_long_they_have_failed_is_told_until_one_completes() -> None:
+    rig = Rig(CheckpointConfig(min_interval=0, retry_after=100 * MS))
+    rig.checkpoints.request("payload", 5 * MS)
+    rig.tell(7 * MS, Step.PAUSED, Step.FAILED)
+    assert (rig.checkpoints.failures, rig.checkpoints.failing_since) == (1, 5 * MS)
+    rig.tell(107 * MS)
+    rig.tell(108 * MS, Step.FAILED)
+    assert (rig.checkpoints.failures, rig.checkpoints.failing_since) == (2, 5 * MS)
+    rig.tell(308 * MS)
+    rig.tell(309 * MS, *WHOLE)
+    assert rig.checkpoints.failures == 0
+    rig.checkpoints.request("payload", 400 * MS)
+    rig.tell(401 * MS, Step.FAILED)
+    assert (rig.checkpoints.failures, rig.checkpoints.failing_since) == (1, 400 * MS)
+
+
 def test_the_requests_of_a_failed_one_wait_before_those_that_came_later(rig: Rig) -> None:
     rig.checkpoints.request("flags", 0)
     rig.tell(1, Step.PAUSED)

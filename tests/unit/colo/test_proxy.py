@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from colo.checkpoint import Step
+from colo.checkpoint import State, Step
 from colo.compare import CompareConfig, Mode
 from colo.policy import PolicyConfig
 from colo.proxy import Proxy, ProxyConfig, Role
@@ -45,9 +45,9 @@ class Checkpointer:
 
 
 class Rig:
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, *, alone: bool = False, **config: Any) -> None:
         self.checkpointer = Checkpointer()
-        self.proxy = Proxy(ProxyConfig(**config), self.checkpointer)
+        self.proxy = Proxy(ProxyConfig(**config), self.checkpointer, alone=alone)
         self.p, self.s = Guest(iss=1000), Guest(iss=(1000 + OFFSET) & 0xFFFF_FFFF, ident=99)
         self.now = 0
 
@@ -139,6 +139,70 @@ def test_nothing_leaves_before_the_copy_is_made_nor_when_it_fails(rig: Rig) -> N
     rig.now += SECOND
     rig.out()
     assert rig.checkpointer.asked == ["payload", "payload"]
+
+
+class TestHope:
+    """The owner of the machines is told when checkpoints fail and go on failing."""
+
+    def failing(self, rig: Rig) -> list[int]:
+        """The answers differ, and each checkpoint fails 0.1 s after it was begun: when the owner was told."""
+        told: list[int] = []
+        rig.proxy.hopeless = lambda: told.append(rig.now)
+        rig.primary(rig.p.data(0, b"hello"))
+        rig.secondary(rig.s.data(0, b"hallo"))
+        while rig.now < 8 * SECOND:
+            at = rig.proxy.checkpoints.next_timeout()
+            assert at is not None
+            rig.now = at if rig.proxy.checkpoints.state is State.FAILED else rig.now + SECOND // 10
+            if rig.proxy.checkpoints.state is State.REQUESTED:
+                rig.checkpointer.steps = [Step.PAUSED, Step.FAILED]
+            assert rig.out() == []
+        return told
+
+    def test_after_a_while_and_again(self, rig: Rig) -> None:
+        told = self.failing(rig)
+        assert len(told) >= 2
+        assert 3 * SECOND <= told[0] < 5 * SECOND
+        assert rig.proxy.counters["proxy.hopeless"] == len(told)
+        rig.proxy.secondary_failed(rig.now)
+        assert [packet.payload_bytes() for packet in rig.out()] == [b"hello"]
+
+    def test_not_for_one_that_failed_late(self, rig: Rig) -> None:
+        rig.proxy.hopeless = lambda: pytest.fail("it was the first one")
+        rig.primary(rig.p.data(0, b"hello"))
+        rig.secondary(rig.s.data(0, b"hallo"))
+        rig.checkpointer.steps = [Step.PAUSED]
+        rig.out()
+        rig.now += 60 * SECOND
+        rig.checkpointer.steps = [Step.FAILED]
+        rig.out()
+        assert rig.proxy.checkpoints.failures == 1
+
+    def test_not_while_the_next_one_is_under_way(self, rig: Rig) -> None:
+        """The boundary that it has drawn stands."""
+        rig.proxy.hopeless = lambda: pytest.fail("another one has paused")
+        rig.primary(rig.p.data(0, b"hello"))
+        rig.secondary(rig.s.data(0, b"hallo"))
+        for _ in range(3):
+            rig.checkpointer.steps = [Step.PAUSED, Step.RESUMED]
+            rig.out()
+            rig.now += 4 * SECOND
+        rig.checkpointer.steps = [Step.COMPLETED]
+        assert rig.proxy.checkpoints.failures == 2
+        assert len(rig.out()) == 1
+
+    def test_not_while_one_joins(self) -> None:
+        """Nobody waits for it."""
+        rig = Rig(alone=True)
+        rig.proxy.hopeless = lambda: pytest.fail("clients are served")
+        rig.proxy.join(rig.checkpointer, rig.now)
+        rig.out()
+        for _ in range(3):
+            rig.checkpointer.steps = [Step.PAUSED, Step.FAILED]
+            rig.out()
+            rig.now += 6 * SECOND
+            rig.out()
+        assert rig.proxy.checkpoints.failures == 3
 
 
 def test_what_the_client_sends_during_the_pause_reaches_both_afterwards(rig: Rig) -> None:

@@ -268,6 +268,22 @@ def test_a_copy_that_was_given_up_and_is_made_all_the_same_parts_the_two(tmp_pat
     asyncio.run(play())
 
 
+def test_an_agent_whose_next_machine_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients wait for a checkpoint: it fails soon, without the primary's being stopped, and is tried again."""
+    monkeypatch.setattr(copy_partner, "_SPARE_SECONDS", 0.05)
+
+    async def play() -> None:
+        async with scene(tmp_path) as it:
+            await it.copied(0)
+            it.primary.asked.clear()
+            it.partner.begin("test", 0)
+            await it.until(Step.FAILED)
+            assert (it.primary.asked, it.counters["engine.spare_failed"]) == ([], 1)
+            await it.copied(1)
+
+    asyncio.run(play())
+
+
 def test_an_agent_that_does_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy_partner, "_STOP_SECONDS", 0.05)
 
