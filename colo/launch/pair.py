@@ -234,10 +234,11 @@ class Pair:
         """
         self.proxy.join(self.engine, monotonic())
         self.driver.wake()
-        deadline = time.monotonic() + _JOIN_SECONDS
+        began = time.monotonic()
         while not self.proxy.protected:
-            if self.proxy.role is not Role.PAIR or time.monotonic() > deadline:
-                raise UsageError(f"The secondary does not join: {self._why_not()}")
+            passed = time.monotonic() - began
+            if self.proxy.role is not Role.PAIR or passed > _JOIN_SECONDS:
+                raise UsageError(f"The secondary does not join: {self._why_not(passed)}")
             await asyncio.sleep(0.01)
         self.formed = True
         commands, self._commands = self._commands, []
@@ -245,9 +246,11 @@ class Pair:
             self._runs(command)
         self._tell(f"protected: {self.engine_secondary} is in step with {self.primary.name}")
 
-    def _why_not(self) -> str:
-        logs = sorted(self.directory.glob("*.log"), key=lambda path: path.stat().st_mtime)
-        said = [line for path in logs for line in path.read_text(errors="replace").strip().splitlines()[-1:]]
+    def _why_not(self, seconds: float) -> str:
+        """The last words of any machine in the last so many seconds."""
+        logs = sorted((path.stat().st_mtime, path) for path in self.directory.glob("*.log"))
+        recent = [path for written, path in logs if written >= time.time() - seconds - _LOOK_SECONDS]
+        said = [line for path in recent for line in path.read_text(errors="replace").strip().splitlines()[-1:]]
         return said[-1] if said else "QEMU does not say why."
 
     @property
@@ -312,6 +315,7 @@ class Pair:
         name = self.engine_secondary
         self.driver.lose_secondary()
         await self.engine.lose_secondary()
+        self.driver.lose_secondary()  # one that was made in the meantime
         self._places.settle(self.primary.pid, None)
         self._tell(f"{name} is gone: {self.primary.name} goes on alone, and another one is to join")
         await self._protect_in_time()
@@ -320,7 +324,8 @@ class Pair:
         """Checkpoints fail, and clients wait for them: they need not when there is no secondary."""
         secondary = self.engine.secondary
         if secondary is not None and secondary.alive and not self._closing:
-            self._tell(f"checkpoints fail ({self._why_not().rstrip('.')}): {secondary.name} is given up")
+            failing = (monotonic() - self.proxy.checkpoints.failing_since) / 1e6
+            self._tell(f"checkpoints fail ({self._why_not(failing).rstrip('.')}): {secondary.name} is given up")
             self._run(secondary.kill(), "the end of a secondary")
 
     async def _watch_over(self, machine: Machine) -> None:
