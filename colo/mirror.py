@@ -17,6 +17,8 @@ from typing import Final, final
 
 from colo.window import bare_ack
 from pystack import Counters
+from pystack.flow.tcp_state import State
+from pystack.flow.tracker import Tracker
 from pystack.seq import MASK, sub
 from pystack.wire import arp
 from pystack.wire.packet import ACK, ETHERTYPE_ARP, PROTO_TCP, RST, SYN, Packet, parse_untrusted
@@ -89,10 +91,16 @@ class Mirror:
         self._counters.bump("mirror.ack_repeated")
         return _as_pure_ack(head, self._vnet_hdr_len, mine, self._counters)
 
-    def last_words(self) -> list[Packet]:
-        """Of every flow what the client said last, as a pure ACK."""
-        heads = self._last_words.values()
-        packets = [_as_pure_ack(head, self._vnet_hdr_len, mine, self._counters) for _, mine, head in heads]
+    def last_words(self, tracker: Tracker) -> list[Packet]:
+        """What the client said last, as a pure ACK, of every connection that ``tracker`` does not know to be finished.
+
+        Most may be, on a busy host: one stays in TIME-WAIT for longer than it had lived.
+        """
+        packets = [
+            _as_pure_ack(head, self._vnet_hdr_len, mine, self._counters)
+            for key, (_, mine, head) in self._last_words.items()
+            if tracker.state(key) is not State.TIME_WAIT
+        ]
         return [packet for packet in packets if packet is not None]
 
     def take_waiting(self) -> list[bytes]:

@@ -152,6 +152,7 @@ class Proxy:
         self._to_primary: list[bytes] = []
         self._to_secondary: list[bytes] = []
         self._joining = False
+        self._settles = False  # another checkpoint follows the one that lets the secondary join
         if alone:
             self.role = Role.PRIMARY_ALONE
             self.comparator.pass_through(0)
@@ -178,12 +179,15 @@ class Proxy:
         if packet is None:
             return
         flow = self.tracker.observe(packet, now)
+        if not packet.version:
+            self.mirror.learn_untrusted(packet)
         if self.role is Role.PRIMARY_ALONE:
             return
         if flow is not None:
             self.mirror.note_client(flow.key, packet)
+        if self._joining:
+            return  # who joins hears from the copy on
         if not packet.version:
-            self.mirror.learn_untrusted(packet)
             self._to_secondary.append(frame)
             return
         translated = self.rewriter.to_secondary(packet, now)
@@ -343,7 +347,10 @@ class Proxy:
                 # The secondary is where the primary is: one space of numbers, one stream each.
                 self._drain_marked(now)
                 self.comparator.commit(now)
-                self._joining = False
+                if self._joining:
+                    self._joining = False
+                    if self._settles:
+                        self.checkpoints.request(JOIN, now)
                 self.rewriter.checkpoint()
                 self._to_secondary += self.rewriter.take_waiting()
                 self.policy.on_completed(self.checkpoints.last_duration, now)
@@ -411,7 +418,7 @@ class Proxy:
         self.rewriter.failover(now)
         self._to_client += survivors
         self._to_primary.clear()
-        for packet in self.mirror.last_words():
+        for packet in self.mirror.last_words(self.tracker):
             # A secondary that was not heard may have gone to long pauses between its tries: this wakes it.
             translated = self.rewriter.to_secondary(packet, now)
             if translated is not None:
@@ -419,16 +426,21 @@ class Proxy:
         self._feed_aside(now)
         self._hear_again(now)
 
-    def join(self, client: CheckpointClient, now: Micros) -> None:
+    def join(self, client: CheckpointClient, now: Micros, *, live: bool = False) -> None:
         """A secondary joins a primary that was alone: by a checkpoint of ``client``, from which on both are compared.
 
         Until then everything of the primary leaves at once, as before. Does nothing unless the primary is alone.
+
+        Args:
+            live: the primary hears its clients while it is copied for this. What it had been given and not read yet
+                when it was stopped is in no copy, so that another checkpoint follows at once, before which it comes to
+                rest: otherwise a client to whom that matters waits until somebody's patience ends.
         """
         if self.role is not Role.PRIMARY_ALONE:
             return
         self.counters.bump("proxy.joined")
         self.role = Role.PAIR
-        self._joining = True
+        self._joining, self._settles = True, live
         taken = self.checkpoints.by_reason
         self.checkpoints = Checkpoints(client, self._config.checkpoint, self.counters)
         self.checkpoints.by_reason = taken

@@ -363,6 +363,7 @@ class TcpFlow(TcpRelease):
         # After a difference there may be frames of the primary among them, which are longer.
         ahead = [piece for piece in self.ahead if len(piece) <= HIGH] if self.s_nxt > self.p_nxt else []
         frames = [piece[DATA][piece[4] : piece[5]] for piece in ahead]
+        frames += [data[low:high] for _, data, _, low, high, _ in self._next_s]  # which it alone has opened
         return frames + ([self.rst_s_frame] if self.rst_s_frame and self.rst_p == UNSET else [])
 
     def compact(self) -> None:

@@ -28,8 +28,13 @@ _LOOK_SECONDS: Final = 0.005
 
 
 class Engine(CheckpointClient, Protocol):
-    """Takes the checkpoints of a pair, and knows its machines."""
+    """Takes the checkpoints of a pair, and knows its machines.
 
+    Attributes:
+        live: the primary runs while it is copied for a secondary that joins.
+    """
+
+    live: bool
     primary: Machine
     secondary: Machine | None
 

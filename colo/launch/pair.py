@@ -232,7 +232,7 @@ class Pair:
         Raises:
             UsageError: that does not come to pass within a minute.
         """
-        self.proxy.join(self.engine, monotonic())
+        self.proxy.join(self.engine, monotonic(), live=self.engine.live)
         self.driver.wake()
         began = time.monotonic()
         while not self.proxy.protected:

@@ -56,6 +56,7 @@ class StopCopy:
         counters: Counters,
     ) -> None:
         self.primary: Machine = primary
+        self.live = False
         self.secondary: Machine | None = None
         self.counters = counters
         self.last_copied_bytes = 0

@@ -23,6 +23,7 @@ from typing import Final, final
 from colo.checkpoint import Step
 from colo.qemu.colo_stream import ColoStream, Event
 from colo.qemu.machine import Machine
+from colo.qemu.migration import ended, nearly_done
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
 from colo.qemu.relay import Relay
@@ -49,6 +50,7 @@ class XColo:
         owner: Owner,
         counters: Counters,
     ) -> None:
+        self.live = True
         self.primary = primary
         self.secondary: Machine | None = None
         self.counters = counters
@@ -125,9 +127,12 @@ class XColo:
         self._joining = spare
         self._attempts += 1
         try:
-            if self._attempts > 1:  # it may have failed for a link that was full: see Proxy.quiesce
-                await self._owner.quiesce()
             await self._migrate_to(spare)
+            await nearly_done(self.primary.monitor)
+            if self._attempts > 1 and self._joining is spare:
+                # The first attempt may have failed for a link that was full: see Proxy.quiesce.
+                await self._owner.quiesce()
+                await ended(self.primary.monitor, lambda: self._joining is not spare)
         except PystackError:
             await self._part()
             raise

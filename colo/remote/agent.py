@@ -118,7 +118,7 @@ class Agent:
         """The primary is gone, and the machine has made up its mind about a copy that it was given."""
         self.alone = True
         self.rewriter.failover(now)
-        for packet in self.mirror.last_words():
+        for packet in self.mirror.last_words(self._tracker):
             # A machine that was not heard may have gone to long pauses between its tries: this wakes it.
             translated = self.rewriter.to_secondary(packet, now)
             if translated is not None:

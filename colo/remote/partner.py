@@ -42,9 +42,12 @@ class Partner(ABC):
         hello: what was said to the agent at ``address``. monitor: the primary's.
 
     Attributes:
+        live: the primary runs while it is copied for a machine that joins.
         joined: the machine is a copy. link: what it says, and what is said to it.
         said_goodbye: the agent has ended by intention, and takes nothing over.
     """
+
+    live = False
 
     def __init__(
         self, sock: socket.socket, hello: Hello, address: Address, monitor: Monitor, hooks: Hooks, counters: Counters

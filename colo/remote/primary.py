@@ -254,7 +254,7 @@ class ProxySide:
             return
         self._ready = True
         self._recorder.begin(self._partner.record)
-        self.proxy.join(self._partner, monotonic())
+        self.proxy.join(self._partner, monotonic(), live=self._partner.live)
         self.driver.wake()
 
     def _attach(self, link: RemoteLink) -> None:

@@ -10,6 +10,7 @@ from typing import Final, final
 from colo.address import Address
 from colo.checkpoint import Step
 from colo.qemu.colo_stream import ColoStream, Event
+from colo.qemu.migration import ended, nearly_done
 from colo.qemu.qmp import Monitor, MonitorError
 from colo.qemu.relay import Relay
 from colo.qemu.settings import ON_DEMAND, enable_colo
@@ -29,6 +30,8 @@ class XColoPartner(Partner):
     Args:
         path: of the socket that the primary migrates to. The others are those of `Partner`.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -76,8 +79,14 @@ class XColoPartner(Partner):
         stream = ColoStream(self.counters, stops=True)
         self._relay = Relay(self._path, self._connect, self._happened, self._ended, self.counters, stream=stream)
         await enable_colo(self._monitor)
-        await self._hooks.quiesce()
         await self._monitor.execute("migrate", uri=f"unix:{self._path}")
+        await nearly_done(self._monitor)
+        if not self._over():
+            await self._hooks.quiesce()
+            await ended(self._monitor, self._over)
+
+    def _over(self) -> bool:
+        return self.joined or self._closed
 
     # ------------------------------------------------------------------------------------------------- the stream
 

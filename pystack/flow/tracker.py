@@ -161,6 +161,11 @@ class Tracker:
         """The flow of ``packet``, if it is known."""
         return self._table.flows.get(flow_key(packet)[0])
 
+    def state(self, key: bytes) -> State | None:
+        """Of the flow with this `pystack.flow.key.flow_key`, None if it is not known."""
+        flow = self._table.flows.get(key)
+        return None if flow is None else flow.state
+
     def quoted(self, packet: Packet) -> TrackedFlow | None:
         """The flow that an ICMP or ICMPv6 error is about, if it is known. Whether it is true is the ends' to judge."""
         quote = quoted_flow_key_untrusted(packet)

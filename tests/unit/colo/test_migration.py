@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from colo.qemu import migration
-from colo.qemu.migration import settled
+from colo.qemu.migration import ended, nearly_done, settled
 from colo.qemu.qmp import Monitor, MonitorError
 
 STEP = 0.01
@@ -70,3 +70,56 @@ def test_an_outcome_that_is_known_is_not_asked_for() -> None:
         outcome.exception()
 
     asyncio.run(play())
+
+
+class Told:
+    """The monitor of a machine, and what it answers, one after the other."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        self.answers = list(answers)
+
+    async def execute(self, command: str, _seconds: float) -> Any:
+        assert command == "query-migrate"
+        return self.answers.pop(0)
+
+
+def memory(transferred: int, remaining: int, mbps: float, passes: int = 1) -> dict[str, Any]:
+    ram = {"transferred": transferred, "remaining": remaining, "mbps": mbps, "dirty-sync-count": passes}
+    return {"status": "active", "ram": ram}
+
+
+@pytest.mark.parametrize(
+    ("last", "before"),
+    [
+        (memory(9, 50_000_000, 800.0), [memory(1, 0, 0.0, passes=0), memory(5, 60_000_000, 800.0)]),
+        (memory(5, 200 << 20, 0.0), [{"status": "setup"}, memory(1, 300 << 20, 0.0)]),
+        ({"status": "colo"}, [memory(1, 300 << 20, 0.0)]),
+        ({"status": "failed"}, []),
+    ],
+)
+def test_it_is_nearly_done_when_half_a_second_is_left_or_nothing(
+    last: dict[str, Any], before: list[dict[str, Any]]
+) -> None:
+    """800 Mbit are 100 MB a second."""
+    source = Told(*before, last, {"status": "not asked any more"})
+    asyncio.run(nearly_done(cast("Monitor", source)))
+    assert len(source.answers) == 1
+
+
+def test_one_that_hangs_is_not_nearly_done() -> None:
+    source = Told(*[memory(5, 1 << 40, 800.0)] * 10)
+    with pytest.raises(MonitorError, match=r"^The copy stands still after 5 bytes\.$"):
+        asyncio.run(nearly_done(cast("Monitor", source)))
+
+
+def test_a_guest_that_writes_faster_than_it_is_copied_is_not_kept_from_its_clients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "_CLOSE_LOOK_SECONDS", STEP)
+    monkeypatch.setattr(migration, "_END_SECONDS", 5 * STEP)
+    source = Told(*[memory(sent, 1 << 30, 800.0) for sent in range(10)])
+    with pytest.raises(MonitorError, match="the guest writes faster"):
+        asyncio.run(ended(cast("Monitor", source), lambda: False))
+    assert len(source.answers) == 5
+    asyncio.run(ended(cast("Monitor", source), lambda: len(source.answers) < 4))
+    assert len(source.answers) == 3

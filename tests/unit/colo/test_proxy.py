@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from colo.proxy import Proxy, ProxyConfig, Role
 from pystack.counters import Counters
 from pystack.testing.frames import Crafter
 from pystack.wire import tcp
-from pystack.wire.packet import ACK, SYN, Packet, parse_untrusted
+from pystack.wire.packet import ACK, FIN, SYN, Packet, parse_untrusted
 from tests.colo_guests import CLIENT, GUEST, Guest
 
 SECOND = 1_000_000
@@ -298,6 +299,53 @@ def test_what_the_secondary_had_said_first_leaves_with_the_failover(rig: Rig) ->
     rig.secondary(rig.s.data(0, b"ahead"))
     rig.proxy.primary_failed(rig.now)
     assert [packet.payload_bytes() for packet in rig.out()] == [b"ahead"]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_who_joins_hears_from_the_copy_on(live: bool) -> None:
+    """And is copied once more if the primary may have been given what it had not read when it was copied."""
+    rig = Rig(alone=True)
+    rig.proxy.join(rig.checkpointer, rig.now, live=live)
+    rig.client(0, SYN)
+    assert len(rig.primary(rig.p.syn_ack())) == 1
+    rig.client(1, ACK, 1, b"before")
+    assert (len(rig.proxy.to_primary()), rig.proxy.to_secondary()) == (2, [])
+    rig.now += SECOND
+    rig.checkpointer.steps = [Step.PAUSED, Step.COMPLETED, Step.RESUMED]
+    rig.out()
+    assert rig.proxy.protected
+    assert rig.checkpointer.asked == ["join", "join"][: 1 + live]
+    rig.client(7, ACK, 1, b"behind")
+    assert [packet.payload_bytes() for packet in rig.to_secondary()] == [b"behind"]
+    assert rig.primary(rig.p.data(0, b"an answer")) == []
+
+
+def test_a_connection_that_only_the_secondary_has_answered_opens_with_the_failover() -> None:
+    """Its client must not have to ask again, a second later."""
+    rig = Rig()
+    rig.client(0, SYN)
+    assert rig.secondary(rig.s.syn_ack()) == []
+    rig.proxy.primary_failed(rig.now)
+    (out,) = rig.out()
+    assert (out.flags, out.seq) == (SYN | ACK, rig.s.iss)
+
+
+def test_the_last_words_of_connections_that_are_finished_are_not_repeated() -> None:
+    """There may be thousands of them, and the others wait."""
+    rig = Rig()
+    rig.open()
+    rig.client(1, ACK | FIN, 1)
+    for guest, say in ((rig.p, rig.primary), (rig.s, rig.secondary)):
+        guest.acked += 1
+        say(guest.fin(0))
+    rig.client(2, ACK, 2)
+    rig.client(0, SYN, sport=5001)
+    for guest, say in ((rig.p, rig.primary), (rig.s, rig.secondary)):
+        say(replace(guest, dport=5001, acked=7000).syn_ack())
+    rig.client(1, ACK, 1, sport=5001)
+    rig.proxy.to_secondary()
+    rig.proxy.primary_failed(rig.now)
+    assert [packet.sport for packet in rig.to_secondary()] == [5001]
 
 
 def test_the_primary_carries_on_alone(rig: Rig) -> None:
