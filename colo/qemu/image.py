@@ -295,8 +295,10 @@ def _is_static(program: bytes) -> bool:
 _NC: Final = f"nc -{'l' * 128}"  # two l or more: serve for ever, and as many clients may wait to be accepted
 _TIME_WAITS: Final = 16_384  # of a guest this small the kernel keeps 512; beyond that it resets, each machine others
 
+# The first who reads from /dev/urandom waits for the kernel to gather its seed, a second or two: be that no client.
 _SERVICES: Final = f"""
 echo {_TIME_WAITS} > /proc/sys/net/ipv4/tcp_max_tw_buckets
+xxd -l 1 /dev/urandom > /dev/null &
 {_NC} -p 80 -e httpd -i -h /www &
 {_NC} -p 81 -e sh /bin/answer &
 {_NC} -p 7 -e cat &
