@@ -33,6 +33,8 @@ from colo.qemu.settings import UNLIMITED, leave_memory_out
 from pystack import Counters, Micros, PystackError
 
 _RETRY_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 1.0  # with a secondary that is to stand still, or to go on
+_PRIMARY_SECONDS: Final = 10.0
 
 
 @final
@@ -157,7 +159,7 @@ class StopCopy:
         running = [machine for machine in (self.primary, self.secondary) if machine is not None and machine.alive]
         await self._owner.quiesce()
         try:
-            await asyncio.gather(*(machine.monitor.execute("stop") for machine in running))
+            await asyncio.gather(self.primary.monitor.execute("stop"), self._stop_secondary())
             self._tell(Step.PAUSED)
             copied = await self._copy_files(spare)
             self.last_copied_bytes = copied + await self._migrate(spare)
@@ -174,6 +176,12 @@ class StopCopy:
         await self._continue([spare, self.primary])
         self._tell(Step.RESUMED)
         return True
+
+    async def _stop_secondary(self) -> None:
+        """One that hangs, or has just ended, is about to be replaced: it is not waited for."""
+        if self.secondary is not None and self.secondary.alive:
+            with contextlib.suppress(MonitorError):
+                await self.secondary.monitor.execute("stop", _PATIENCE_SECONDS)
 
     async def _copy_files(self, spare: Machine) -> int:
         """What of the primary is in files, onto those of ``spare``; returns how many bytes were copied."""
@@ -218,7 +226,10 @@ class StopCopy:
 
     async def _continue(self, machines: list[Machine]) -> None:
         """Let ``machines`` run. One that has ended does not; its owner hears of that as of any other end."""
-        going = [machine.monitor.execute("cont") for machine in machines]
+        going = [
+            machine.monitor.execute("cont", _PRIMARY_SECONDS if machine is self.primary else _PATIENCE_SECONDS)
+            for machine in machines
+        ]
         for outcome in await asyncio.gather(*going, return_exceptions=True):
             if isinstance(outcome, MonitorError):
                 self.counters.bump("engine.not_continued")

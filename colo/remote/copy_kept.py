@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 from colo.qemu.machine import Guest, Machine
 from colo.qemu.qmp import MonitorError
+from colo.remote.common import gone
 from colo.remote.kept import Hooks
 from colo.remote.ports import Port
 from colo.remote.records import Engine, Kind, Record
@@ -19,6 +20,7 @@ from pystack import Counters, PystackError
 
 _FD: Final = "migration"
 _AGAIN_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 1.0  # with a machine that is to stand still, or to go on
 
 
 @final
@@ -91,9 +93,9 @@ class CopyKept:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _watch_over(self, machine: Machine) -> None:
-        await asyncio.shield(machine.ended)
+        why = await gone(machine.monitor)
         if machine is self._machine and not self._lost.done():
-            self._lost.set_exception(PystackError(f"The secondary is lost: {machine.name} has ended."))
+            self._lost.set_exception(PystackError(f"The secondary is lost: {why.rstrip('.')}."))
 
     # ------------------------------------------------------------------------------------------------ a checkpoint
 
@@ -107,8 +109,8 @@ class CopyKept:
     async def _stop(self) -> None:
         """Let the machine stand still, and take everything that it has said."""
         if self._machine is not None:
-            with contextlib.suppress(MonitorError):  # whose end is told elsewhere
-                await self._machine.monitor.execute("stop")
+            with contextlib.suppress(MonitorError):  # its end is told elsewhere; if it hangs it is replaced
+                await self._machine.monitor.execute("stop", _PATIENCE_SECONDS)
             self._freeze()
         self._hooks.stopped()
 
@@ -187,7 +189,7 @@ class CopyKept:
     async def _run(self) -> None:
         if self._machine is not None:
             try:
-                await self._machine.monitor.execute("cont")
+                await self._machine.monitor.execute("cont", _PATIENCE_SECONDS)
             except MonitorError:
                 self._counters.bump("engine.not_continued")
 

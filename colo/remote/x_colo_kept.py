@@ -64,7 +64,8 @@ class XColoKept:
         with contextlib.suppress(MonitorError):  # it was started with the address, and not with "defer"
             await self._monitor.execute("migrate-incoming", uri=str(self._incoming))
         self._hooks.ready()
-        raise PystackError(f"The secondary is lost: {await gone(self._monitor)}.")
+        why = await gone(self._monitor)
+        raise PystackError(f"The secondary is lost: {why.rstrip('.')}.")
 
     def take_migration(self, sock: socket.socket) -> None:
         """The one that there is."""

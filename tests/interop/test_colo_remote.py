@@ -373,6 +373,20 @@ def test_a_copy_that_fails_costs_nobody_anything(site: Site, how: signal.Signals
     assert seen["engine.copied"] >= 2
 
 
+def test_a_secondary_that_hangs_is_replaced_after_a_pause(site: Site) -> None:
+    """Nothing comes from it: a checkpoint is asked for, for which it does not stand still; its copy takes its place."""
+    site.own_protected()
+    talking = site.talk()
+    wait_for(lambda: len(site.own_machines("secondary")) == 2, "a machine that waits", PATIENCE)
+    os.kill(site.own_machines("secondary")[0], signal.SIGSTOP)
+    assert asked(talking, b"still\n") == ""
+    assert b'"wrong": []' in site.traffic("get", "1m", "1").stdout
+    site.processes["proxy"].terminate()
+    assert site.processes["proxy"].wait(PATIENCE) == 0
+    assert "alone" not in site.said["proxy"].text.partition("protected")[2]
+    assert counted(site.said["proxy"])["engine.copied"] >= 2
+
+
 def test_clients_do_not_wait_for_an_agent_that_has_no_machine(site: Site) -> None:
     """None starts on its host any more: it is given up, the primary serves, and an agent that has one joins later."""
     host = FullHost(site.directory)

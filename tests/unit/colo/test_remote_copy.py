@@ -45,7 +45,7 @@ class Primary:
         self.answers.set()
         self.events: dict[str, asyncio.Future[Any]] = {}
 
-    async def execute(self, command: str, **_: Any) -> Any:
+    async def execute(self, command: str, *_: Any, **__: Any) -> Any:
         self.asked.append(command)
         if command == "migrate":
             await self.answers.wait()

@@ -29,7 +29,7 @@ class Monitor:
         self.stuck, self.refused = stuck, refused
         self.asked: list[str] = []
 
-    async def execute(self, command: str, **_: Any) -> Any:
+    async def execute(self, command: str, *_: Any, **__: Any) -> Any:
         self.asked.append(command)
         if command == self.stuck:
             await asyncio.Event().wait()
@@ -113,7 +113,7 @@ def test_a_memory_in_a_file_is_that_of_the_primary_before_its_devices_are_sent()
     class Sending(Monitor):
         """The primary's."""
 
-        async def execute(self, command: str, **_: Any) -> Any:
+        async def execute(self, command: str, *_: Any, **__: Any) -> Any:
             if command == "migrate":
                 at_once.append(os.pread(files[0], _MEMORY, 0) == os.pread(files[1], _MEMORY, 0))
             return await super().execute(command)
