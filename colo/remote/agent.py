@@ -14,10 +14,12 @@ from typing import Final, final
 from colo.mirror import Mirror
 from colo.remote.announce import Announcer
 from pystack import Counters, Micros
+from pystack.flow.key import directed_key
 from pystack.flow.rewriter import Rewriter, RewriterConfig
 from pystack.flow.tracker import Timeouts, Tracker
 from pystack.wire.packet import PROTO_TCP, SYN, Packet, parse_untrusted
 
+_MAX_SYNS: Final = 1024
 _TIMEOUTS: Final = Timeouts(established=432_000 * 1_000_000)  # as in colo.proxy
 
 
@@ -41,6 +43,7 @@ class Agent:
         self._stands = False
         self._to_machine: list[bytes] = []
         self._out: list[bytes] = []
+        self._syns: dict[bytes, bytes] = {}  # of the secondary, by flow, until the primary's own is known
 
     def from_client(self, frame: bytes, now: Micros) -> None:
         """Take a frame of the client's network."""
@@ -69,6 +72,8 @@ class Agent:
                 self._tracker.observe(packet, now)  # the secondary's own may come first, and is in other numbers then
             self.rewriter.observe_primary(packet, now)
             self._to_machine += self.rewriter.take_waiting()
+            if packet.flags & SYN and (syn := self._syns.pop(directed_key(packet), None)) is not None:
+                self._out.append(syn)
 
     def from_secondary(self, frame: bytes, now: Micros) -> None:
         """Take a frame of the machine."""
@@ -82,7 +87,24 @@ class Agent:
             seen = self._parse_untrusted(frame) if frame is not packet.frame else packet
             if seen is not None and (self.alone or packet.proto != PROTO_TCP or not packet.flags & SYN):
                 self._tracker.observe(seen, now)
+            if packet.proto == PROTO_TCP and packet.flags & SYN and not self.alone and self._keep_syn(packet, frame):
+                return
         self._out.append(frame)
+
+    def _keep_syn(self, packet: Packet, frame: bytes) -> bool:
+        """Whether a SYN of the secondary waits here for the primary's.
+
+        The proxy releases the primary's when it has the secondary's. From then on the client lives with a number which,
+        if its host is lost in that moment, the proxy can tell nobody any more.
+        """
+        if self.rewriter.translates(packet):
+            return False
+        key = directed_key(packet)
+        if key in self._syns or len(self._syns) < _MAX_SYNS:
+            self._syns[key] = frame
+        else:
+            self.counters.bump("remote.syn_dropped")
+        return True
 
     def _parse_untrusted(self, frame: bytes) -> Packet | None:
         return parse_untrusted(frame, 0, self.counters) if frame else None
@@ -106,6 +128,7 @@ class Agent:
     def copied(self, now: Micros) -> None:
         """It is a copy of the primary, and runs. All that it had sent before was fed."""
         self.epoch += 1
+        self._syns.clear()
         self.rewriter.checkpoint()
         self._to_machine += self.rewriter.take_waiting()
         self._go_on(now)
@@ -117,6 +140,8 @@ class Agent:
     def fail_over(self, now: Micros) -> None:
         """The primary is gone, and the machine has made up its mind about a copy that it was given."""
         self.alone = True
+        self._out += self._syns.values()
+        self._syns.clear()
         self.rewriter.failover(now)
         for packet in self.mirror.last_words(self._tracker):
             # A machine that was not heard may have gone to long pauses between its tries: this wakes it.

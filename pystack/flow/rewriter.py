@@ -127,6 +127,17 @@ class Rewriter:
         """
         return self._table.take_ready()
 
+    def translates(self, packet: Packet) -> bool:
+        """Whether it is known by how much the secondary's numbers differ, in the connection of its segment ``packet``.
+
+        Also True where that is of no interest: of a connection that was not followed from its beginning.
+        """
+        flow = self._by_output.get(directed_key(packet))
+        if flow is None:
+            return True
+        self._table.catch_up(flow)
+        return flow.known
+
     # ---------------------------------------------------------------------------------------------------------- events
 
     def checkpoint(self) -> None:

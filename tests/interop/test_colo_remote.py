@@ -274,6 +274,34 @@ def test_the_primarys_host_is_lost(site: Site) -> None:
     _assert_announced(watching)
 
 
+def test_connections_that_are_opened_while_the_primarys_host_is_lost(site: Site) -> None:
+    """The secondary has answered, and the primary does when the link is cut already, so that nobody hears of it."""
+    site.protected()
+    under_way = [site.traffic_begun("get", "1k", "5") for _ in range(8)]
+    time.sleep(2)
+    primary = _process_of(site.at("a.net"))
+    os.kill(primary, signal.SIGSTOP)
+    time.sleep(0.3)  # all of them wait for an answer by now
+    site.cut()
+    os.kill(primary, signal.SIGCONT)
+    time.sleep(0.2)
+    site.kill("vm-a", "proxy")
+    for process in under_way:
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert json.loads(out)["wrong"] == []
+    site.until_said("agent", "the secondary carries on")
+
+
+def _process_of(card: Path) -> int:
+    """Of the QEMU whose card is connected there: what was started is the way to it."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"qemu-system" in words[0] and any(word.endswith(f"addr.path={card}".encode()) for word in words):
+                return int(folder.name)
+    raise AssertionError(f"no QEMU at {card}")
+
+
 def _assert_announced(watching: subprocess.Popen[bytes]) -> None:
     """RFC 5227, section 2.3, and RFC 4861, section 7.2.6: from the machine's address, to everybody, unasked."""
     watching.terminate()

@@ -83,6 +83,58 @@ def test_a_connection_is_followed_also_when_the_secondary_is_first_to_accept() -
     assert agent.counters["flow.ended"] == 1
 
 
+def answered_by_the_secondary() -> Agent:
+    """The primary has not answered yet, or nobody has told of it."""
+    agent = Agent(Counters())
+    agent.copied(0)
+    agent.from_client(segment(guest=False, seq=C_ISS, ack=0, flags=SYN), 0)
+    agent.from_secondary(segment(guest=True, seq=S_ISS, ack=C_ISS + 1, flags=SYN | ACK), 0)
+    assert agent.output() == []
+    return agent
+
+
+def test_the_proxy_hears_of_an_opening_when_the_primarys_number_is_known_here() -> None:
+    """What it releases then, a client lives with, and the primary's host may be lost in the next moment."""
+    agent = answered_by_the_secondary()
+    agent.observe_primary(0, head(SYN_ACK), 0)
+    (said,) = agent.output()
+    assert parsed(said).flags == SYN | ACK
+    agent.fail_over(1)
+    agent.from_client(segment(guest=False, seq=C_ISS + 1, ack=P_ISS + 1, flags=ACK), 2)
+    assert parsed(agent.to_machine()[-1]).ack == S_ISS + 1
+
+
+def test_an_opening_that_the_proxy_has_not_heard_of_is_the_clients_after_a_failover() -> None:
+    agent = answered_by_the_secondary()
+    agent.fail_over(1)
+    said = [parsed(frame) for frame in agent.output()]
+    assert [(packet.flags, packet.seq) for packet in said if packet.proto == PROTO_TCP] == [(SYN | ACK, S_ISS)]
+    agent.from_client(segment(guest=False, seq=C_ISS + 1, ack=S_ISS + 1, flags=ACK), 2)
+    assert parsed(agent.to_machine()[-1]).ack == S_ISS + 1
+
+
+def test_an_opening_of_an_earlier_epoch_is_of_no_interest() -> None:
+    """The machine is a copy, and has the primary's numbers; both repeat themselves at the same time."""
+    agent = answered_by_the_secondary()
+    agent.stopped()
+    agent.copied(1)
+    agent.from_secondary(segment(guest=True, seq=P_ISS, ack=C_ISS + 1, flags=SYN | ACK), 1)
+    agent.observe_primary(1, head(SYN_ACK), 1)
+    assert [parsed(frame).seq for frame in agent.output()] == [P_ISS]
+
+
+def test_openings_that_wait_are_bounded() -> None:
+    agent = Agent(Counters())
+    agent.copied(0)
+    for port in range(2000):
+        frame = bytearray(segment(guest=True, seq=S_ISS, ack=C_ISS + 1, flags=SYN | ACK))
+        frame[36:38] = port.to_bytes(2, "big")  # the checksum is nobody's concern here
+        agent.from_secondary(bytes(frame), 0)
+    assert agent.output() == []
+    agent.fail_over(1)
+    assert len(agent.output()) == 2000 - agent.counters["remote.syn_dropped"] == 1024
+
+
 def test_the_numbers_outlive_the_primary() -> None:
     agent = opened()
     agent.fail_over(1)
