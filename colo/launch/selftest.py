@@ -55,6 +55,7 @@ class Selftest:
         self.figures = Figures()
         self.pair = Pair(plan, directory, lambda _: None)
         self._stop = asyncio.Event()
+        self._wanted = hashlib.sha256(file_bytes(_FILE)).digest()  # long enough for frames to wait: not under traffic
         self._received = 0
         self._killed_at = 0.0
 
@@ -178,7 +179,6 @@ class Selftest:
 
     async def _download(self, number: int) -> None:
         """The same file again and again, a connection each."""
-        wanted = hashlib.sha256(file_bytes(_FILE)).digest()
         while not self._stop.is_set():
             async with _connected(self._http) as (reader, writer):
                 writer.write(b"GET /%s HTTP/1.0\r\n\r\n" % _FILE.encode())
@@ -187,7 +187,7 @@ class Selftest:
                 while data := await _within(reader.read(1 << 16), f"download {number}"):
                     digest.update(data)
                     self._note(len(data))
-            if digest.digest() != wanted:
+            if digest.digest() != self._wanted:
                 raise Failed(f"The checksum of download {number} is wrong.")
             self.figures.downloads += 1
 

@@ -290,8 +290,8 @@ class Machine:
             os.close(self._handle)
             self._handle = -1
         if self.memory >= 0:
-            os.close(self.memory)
-            self.memory = -1
+            memory, self.memory = self.memory, -1
+            await asyncio.to_thread(os.close, memory)  # of the last who has it open: all of its pages are given back
         await self.monitor.close()
         if self._waiting is not None:
             await self._waiting
