@@ -63,7 +63,7 @@ async def gone(monitor: Monitor) -> str:
                     await monitor.execute("query-status", seconds=_PATIENCE_SECONDS)
                 except MonitorError as error:
                     if not ending.done():
-                        return str(error)
+                        return str(error).rstrip(".")  # for the middle of a sentence
         return f"{monitor.name} has ended"
     finally:
         ending.cancel()

@@ -95,7 +95,7 @@ class CopyKept:
     async def _watch_over(self, machine: Machine) -> None:
         why = await gone(machine.monitor)
         if machine is self._machine and not self._lost.done():
-            self._lost.set_exception(PystackError(f"The secondary is lost: {why.rstrip('.')}."))
+            self._lost.set_exception(PystackError(f"The secondary is lost: {why}."))
 
     # ------------------------------------------------------------------------------------------------ a checkpoint
 

@@ -64,8 +64,7 @@ class XColoKept:
         with contextlib.suppress(MonitorError):  # it was started with the address, and not with "defer"
             await self._monitor.execute("migrate-incoming", uri=str(self._incoming))
         self._hooks.ready()
-        why = await gone(self._monitor)
-        raise PystackError(f"The secondary is lost: {why.rstrip('.')}.")
+        raise PystackError(f"The secondary is lost: {await gone(self._monitor)}.")
 
     def take_migration(self, sock: socket.socket) -> None:
         """The one that there is."""
