@@ -8,22 +8,25 @@ import click
 
 
 @click.command(name="ctl")
-@click.argument("what", type=click.Choice(["status", "checkpoint", "failover", "stop"]))
+@click.argument("what", type=click.Choice(["status", "counters", "checkpoint", "failover", "stop"]))
 @click.option("--name", default="pair", show_default=True, help="Of the pair, as given to colo launch.")
-@click.option("--json", "as_json", is_flag=True, help="With status: as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="With status and counters: as JSON.")
 def command(*, what: str, name: str, as_json: bool) -> int:
-    """Ask for the status, take a checkpoint, let the secondary carry on (the primary is ended), or stop all of it."""
+    """Ask for the status or for what was counted, take a checkpoint, let the secondary carry on, or stop all of it.
+
+    For the secondary to carry on, the primary is ended.
+    """
     from colo.launch.control import ask  # noqa: PLC0415 - for a command line that makes sense
     from colo.launch.plan import control_path  # noqa: PLC0415
 
     told = ask(control_path(name), what)
-    if what != "status":
+    if what not in ("status", "counters"):
         return 0
     if as_json:
         click.echo(json.dumps(told, indent=1))
     else:
         for key, value in told.items():
-            click.echo(f"{key.replace('_', ' '):26} {_text(value)}")
+            click.echo(f"{key if what == 'counters' else key.replace('_', ' '):26} {_text(value)}")
     return 0
 
 

@@ -140,7 +140,7 @@ class Pair:
 
     def _client_link(self) -> Link:
         if self.plan.tap:
-            link = TapLink.open(self.plan.tap, offload=False)
+            link = TapLink.open(self.plan.tap, offload=False, counters=self.counters)
             self._undo.callback(link.close)
             return link
         near, far = memory_pair(queue_frames=_QUEUE_FRAMES, wakeup=True)
@@ -398,6 +398,7 @@ class Pair:
             "held_frames": proxy.comparator.held_frames,
             "held_bytes": proxy.comparator.held_bytes,
             "connections": proxy.tracker.live,
+            "waiting_frames": len(proxy.mirror.waiting),
             "differences": [line(difference) for difference in list(proxy.differences)[-_TOLD:]],
         }
 

@@ -157,7 +157,16 @@ def _actions(pair: Pair, ended: asyncio.Event) -> dict[str, control.Action]:
     async def status() -> dict[str, Any]:
         return pair.status()
 
-    return {"status": status, "checkpoint": pair.checkpoint, "failover": pair.failover, "stop": stop}
+    async def counters() -> dict[str, int]:
+        return dict(sorted(pair.counters.snapshot().items()))
+
+    return {
+        "status": status,
+        "counters": counters,
+        "checkpoint": pair.checkpoint,
+        "failover": pair.failover,
+        "stop": stop,
+    }
 
 
 async def _until_the_end(pair: Pair, waiting: asyncio.Task[int], ended: asyncio.Event) -> None:

@@ -26,6 +26,7 @@ _CONNECT_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.01
 _COMMAND_SECONDS: Final = 10.0
 _GREETING_SECONDS: Final = 3.0
+_PARTING_SECONDS: Final = 1.0
 
 
 class MonitorError(LinkError):
@@ -46,6 +47,7 @@ class Monitor:
         self._happened = happened
         self._client: QMPClient | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._parting: asyncio.Task[None] | None = None
 
     async def connect(self, path: Path, alive: Callable[[], bool]) -> None:
         """Reach the monitor at ``path``, which may not be there yet.
@@ -154,11 +156,16 @@ class Monitor:
     async def close(self) -> None:
         """Part with the monitor; may be repeated."""
         client, self._client = self._client, None
+        if client is not None:
+            self._parting = asyncio.create_task(_part(client))
         if self._listening is not None:
             self._listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listening
+            await asyncio.gather(self._listening, return_exceptions=True)
             self._listening = None
-        if client is not None:
-            with contextlib.suppress(Exception):  # whatever it ended with, it has ended
-                await asyncio.wait_for(client.disconnect(), 1.0)
+        if self._parting is not None:  # to its end, though nobody may wait for that: else its library complains
+            await asyncio.wait({self._parting}, timeout=_PARTING_SECONDS)
+
+
+async def _part(client: QMPClient) -> None:
+    with contextlib.suppress(Exception):  # whatever it ended with, it has ended
+        await client.disconnect()

@@ -51,7 +51,10 @@ def measure(
                 for name in list(pairs) if number % 2 == 0 else list(reversed(pairs)):
                     say(f"{phase}, round {number + 1} of {rounds}: {name}")
                     try:
-                        results.add(name, phase, number, _run(pairs[name], phase, seconds / rounds))
+                        run = _run(pairs[name], phase, seconds / rounds)
+                        results.add(name, phase, number, run)
+                        if run.failed and name not in results.stories:
+                            results.stories[name] = pairs[name].story()
                         pairs[name].assert_sound()
                     except LabError as error:
                         results.failures.append(f"{name}: {error}")

@@ -72,7 +72,11 @@ class Measured:
 
 @dataclass
 class Results:
-    """Every turn of every phase of every side by its number, what the pairs said of themselves, and what failed."""
+    """Every turn of every phase of every side by its number, what the pairs said of themselves, and what failed.
+
+    Attributes:
+        stories: of the pairs a request to which failed, what there is to find out why.
+    """
 
     sides: list[str]
     phases: list[str]
@@ -80,6 +84,7 @@ class Results:
     turns: dict[tuple[str, str], dict[int, Measured]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    stories: dict[str, str] = field(default_factory=dict)
 
     def add(self, side: str, phase: str, turn: int, run: Measured) -> None:
         """Note what came of a turn."""
@@ -152,6 +157,8 @@ def print_all(results: Results, console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     for failure in _failures(results):
         console.print(f"[red]failed[/] {failure}", highlight=False, soft_wrap=True)
+    for side, story in results.stories.items():
+        console.print(f"\n{side} then:\n{story}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _failures(results: Results) -> list[str]:
@@ -214,4 +221,5 @@ def as_json(results: Results) -> dict[str, object]:
         "bounds": [{**vars(bound), "met": bound.met} for bound in bounds(results)],
         "notes": results.notes,
         "failures": _failures(results),
+        "stories": results.stories,
     }

@@ -27,6 +27,7 @@ ENGINES = ("x-colo", "stop-copy")
 SIDES = (QEMU, ATTACHED, *ENGINES)
 NIC = "e1000"  # rtl8139 loses the FIN behind a large answer, which then comes 0.2 s later, with COLO or without
 _PROTECTED_SECONDS = 90.0
+_TOLD_BYTES = 4000
 
 _NETWORK = f"""
 set -e
@@ -52,6 +53,9 @@ class Side(Protocol):
     def notes(self) -> dict[str, Any]:
         """What else it can say of itself."""
 
+    def story(self) -> str:
+        """Everything there is to find out from why a request failed."""
+
 
 class QemuSide:
     """QEMU's own, which does not tell why it takes a checkpoint."""
@@ -70,6 +74,9 @@ class QemuSide:
 
     def notes(self) -> dict[str, Any]:
         return {"monitor": {"pvm": dict(self._pair.pvm.events), "svm": dict(self._pair.svm.events)}}
+
+    def story(self) -> str:
+        return f"{self.notes()}\n{_consoles(self.lab)}"
 
 
 class Attached:
@@ -99,6 +106,9 @@ class Attached:
 
     def notes(self) -> dict[str, Any]:
         return {}
+
+    def story(self) -> str:
+        return f"{'' if self._pair.said is None else self._pair.said.text[-_TOLD_BYTES:]}\n{_consoles(self.lab)}"
 
 
 class Launched:
@@ -132,8 +142,8 @@ class Launched:
             return bool(self.status().get("state") == "protected")
         return False
 
-    def _said(self) -> str:
-        return self.log.read_text(errors="replace").strip()[-500:]
+    def _said(self, most: int = 500) -> str:
+        return self.log.read_text(errors="replace").strip()[-most:]
 
     def status(self) -> dict[str, Any]:
         """What `colo ctl status` says."""
@@ -180,12 +190,29 @@ class Launched:
     def notes(self) -> dict[str, Any]:
         return {"status": self.status()}
 
+    def story(self) -> str:
+        with contextlib.suppress(LabError):
+            said = [self._said(_TOLD_BYTES), self.ask("status"), self.ask("counters"), _consoles(self.lab)]
+            return "\n".join([*said, self._network_told()])
+        return self._said(_TOLD_BYTES)
+
+    def _network_told(self) -> str:
+        """What the lab's kernel says of the pair's network."""
+        commands = (["ip", "-s", "link", "show", "dev", "colo0"], ["ip", "neighbour"])
+        return "".join(self.lab.run(command).stdout.decode(errors="replace") for command in commands)
+
     def close(self) -> None:
         """End it, and see that it ends as it should."""
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
         self.lab.end(self.process)
+
+
+def _consoles(lab: Lab) -> str:
+    """The end of what each machine has printed."""
+    paths = sorted(lab.directory.rglob("*.console"))
+    return "\n".join(f"{path.name}: {path.read_text(errors='replace').strip()[-_TOLD_BYTES:]}" for path in paths)
 
 
 @contextmanager

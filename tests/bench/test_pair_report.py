@@ -93,8 +93,10 @@ def test_a_turn_with_few_requests_has_no_percentile_of_its_own() -> None:
 
 def test_table_and_json() -> None:
     measured = results(Measured([0.2], 1.0, 1, ("after 0.20 s: a wrong answer",)), Measured([0.1], 1.0))
+    measured.stories["x-colo"] = "protected: vm2 is in step with vm1 [not markup]"
     out = io.StringIO()
     print_all(measured, Console(file=out, width=200))
+    assert "x-colo then:\nprotected: vm2 is in step with vm1 [not markup]\n" in out.getvalue()
     assert "2.00" in out.getvalue()
     assert "x-colo, ping: median / QEMU's 2.00, at most 1.15: MISSED" in out.getvalue()
     assert "failed x-colo, ping: after 0.20 s: a wrong answer" in out.getvalue()

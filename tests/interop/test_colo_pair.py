@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -52,7 +53,10 @@ def test_launch_and_ctl(env: dict[str, str], tmp_path: Path) -> None:
         status = pair.status()
         assert status["checkpoints_by_reason"]["asked for"] == 1
         assert (status["state"], status["mode"], status["accelerator"]) == ("protected", "compare", "tcg")
-        assert status["panicked"] == []
+        assert (status["panicked"], status["waiting_frames"]) == ([], 0)
+        counted = colo("ctl", "counters", "--json", env=env).stdout
+        assert json.loads(counted)["checkpoint.completed"] == status["checkpoints"]
+        assert f"{'checkpoint.completed':26} {status['checkpoints']}\n" in colo("ctl", "counters", env=env).stdout
 
         # The secondary dies: another one joins, and clients notice nothing but a pause.
         (victim,) = pids(tmp_path, status["secondary"])
