@@ -202,9 +202,9 @@ class ProxyDriver:
         port.unsent.clear()
 
     def _forget(self, port: _Port) -> None:
-        if self._watcher is not None and port.watched != _NOT_AT_ALL:
+        if self._watcher is not None and self._by_fd.get(port.fd) is port:  # else it was closed, and is another's now
             self._watcher.forget(port.fd)
-            self._by_fd.pop(port.fd, None)
+            del self._by_fd[port.fd]
         port.watched = _NOT_AT_ALL
 
     def _end(self, _now: Micros) -> None:

@@ -38,7 +38,10 @@ class Watcher(Protocol):
     """One owner's descriptors."""
 
     def watch(self, fd: int, events: int) -> None:
-        """Tell of ``events`` of ``fd`` from now on; replaces what was said of it before."""
+        """Tell of ``events`` of ``fd`` from now on; replaces what was said of it before.
+
+        Also of a number that somebody else has watched, has closed, and has not forgotten yet.
+        """
 
     def forget(self, fd: int) -> None:
         """Do not tell of ``fd`` any more, which may be closed already."""
@@ -67,15 +70,13 @@ class HotSelector(selectors.BaseSelector):
 
     def watch(self, fd: int, events: int, owner: Owner) -> None:
         """Tell ``owner`` of ``events`` of ``fd``, inside of `select`."""
-        if fd in self._owners:
-            self._epoll.modify(fd, events)
-        else:
-            self._epoll.register(fd, events)
+        _register(self._epoll, fd, events, known=fd in self._owners)
         self._owners[fd] = owner
 
-    def forget(self, fd: int) -> None:
-        """See `Watcher.forget`."""
-        if self._owners.pop(fd, None) is not None:
+    def forget(self, fd: int, owner: Owner | None = None) -> None:
+        """See `Watcher.forget`. With an ``owner``, only if the descriptor is still its own."""
+        if fd in self._owners and (owner is None or self._owners[fd] == owner):
+            del self._owners[fd]
             _unregister(self._epoll, fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -187,12 +188,12 @@ class _HotWatcher:
         self._fds.add(fd)
 
     def forget(self, fd: int) -> None:
-        self._hot.forget(fd)
+        self._hot.forget(fd, self._owner)
         self._fds.discard(fd)
 
     def close(self) -> None:
         for fd in self._fds:
-            self._hot.forget(fd)
+            self._hot.forget(fd, self._owner)
         self._fds.clear()
 
 
@@ -214,11 +215,8 @@ class _EpollWatcher:
             self._owner(happened)
 
     def watch(self, fd: int, events: int) -> None:
-        if fd in self._fds:
-            self._epoll.modify(fd, events)
-        else:
-            self._epoll.register(fd, events)
-            self._fds.add(fd)
+        _register(self._epoll, fd, events, known=fd in self._fds)
+        self._fds.add(fd)
 
     def forget(self, fd: int) -> None:
         if fd in self._fds:
@@ -257,6 +255,14 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """As `asyncio.run`, in a `HotLoop`."""
     with asyncio.Runner(loop_factory=HotLoop) as runner:
         return runner.run(main)
+
+
+def _register(epoll: select.epoll, fd: int, events: int, *, known: bool) -> None:
+    if known:
+        with contextlib.suppress(FileNotFoundError):  # closed since, and the number is that of another file
+            epoll.modify(fd, events)
+            return
+    epoll.register(fd, events)
 
 
 def _unregister(epoll: select.epoll, fd: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from colo.proxy import Proxy, ProxyConfig, Role
 from pystack import Counters, QemuLink
 from pystack.drivers import hot
 from pystack.drivers.aio import monotonic
+from pystack.link.memory import ETHERNET
 from pystack.testing.frames import Crafter
 from pystack.wire.packet import SYN
 from tests.colo_guests import CLIENT, GUEST, Guest
@@ -114,3 +117,34 @@ def test_what_is_held_is_read_when_a_machine_is_lost(tmp_path: Path) -> None:
             await asyncio.gather(driving, return_exceptions=True)
 
     hot.run(scene())
+
+
+@pytest.mark.parametrize("run", [hot.run, asyncio.run])
+def test_a_secondary_with_the_number_of_a_primary_that_was_closed_is_heard(
+    tmp_path: Path, run: Callable[..., object]
+) -> None:
+    """The primary's owner has closed its link and says so later; meanwhile its descriptor's number was given away."""
+
+    async def scene() -> None:
+        with contextlib.ExitStack() as undo:
+            rig = Rig(tmp_path, undo)
+            driving = asyncio.create_task(rig.driver.run())
+            rig.send("client", OPENING)
+            await rig.until(rig.heard_by("secondary"))
+            number = rig.near["primary"].peer_fileno()
+            rig.near["primary"].close()
+            near, far = socket.socketpair()
+            with near:
+                peer = socket.socket(fileno=os.dup2(near.fileno(), number))
+            link = QemuLink(ETHERNET, None, None, peer, tmp_path / "another")
+            rig.far["secondary"] = QemuLink(ETHERNET, None, None, far, tmp_path / "another")
+            undo.callback(rig.far["secondary"].close)
+            undo.callback(link.close)
+            rig.driver.attach_secondary(link)
+            rig.driver.lose_primary()
+            rig.send("secondary", Guest().syn_ack())
+            await rig.until(rig.heard_by("client"))
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+    run(scene())

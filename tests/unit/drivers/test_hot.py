@@ -165,6 +165,34 @@ def test_a_descriptor_that_was_closed_can_be_forgotten() -> None:
     in_each_loop(scene)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_number_that_comes_back_is_watched_by_who_has_it_now(same: bool) -> None:
+    """One closes what it has watched, and forgets it only after somebody else has been given its number."""
+
+    async def scene() -> None:
+        told: list[str] = []
+        old = hot.watcher(lambda _: told.append("old"))
+        new = old if same else hot.watcher(lambda _: told.append("new"))
+        end, other = socket.socketpair()
+        fd = end.fileno()
+        old.watch(fd, select.EPOLLIN)
+        end.close()
+        near, far = socket.socketpair()
+        assert near.fileno() == fd
+        new.watch(fd, select.EPOLLIN | select.EPOLLET)
+        if not same:
+            old.forget(fd)
+            old.close()
+        far.send(b"x")
+        await asyncio.sleep(0.005)
+        assert told == ["old" if same else "new"]
+        new.close()
+        for each in (other, near, far):
+            each.close()
+
+    in_each_loop(scene)
+
+
 def test_several_owners_are_told_of_their_own_together() -> None:
     async def scene() -> None:
         pairs = [socket.socketpair() for _ in range(4)]
