@@ -6,7 +6,7 @@ import asyncio  # noqa: TID251
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from colo.qemu.qmp import Monitor, MonitorError
+from colo.qemu.qmp import Monitor, MonitorError, Refused
 
 _LOOK_SECONDS: Final = 0.5
 _SILENCE_SECONDS: Final = 3.0
@@ -14,6 +14,7 @@ _CLOSE_LOOK_SECONDS: Final = 0.02
 _NEAR_SECONDS: Final = 0.5
 _NEAR_BYTES: Final = 256 << 20  # before QEMU knows how fast it is
 _END_SECONDS: Final = 60.0
+_REFUSED_SECONDS: Final = 0.002
 _UNDER_WAY: Final = ("none", "setup", "active", "device")
 
 
@@ -69,6 +70,27 @@ async def ended(source: Monitor, is_over: Callable[[], bool]) -> None:
         await asyncio.sleep(_CLOSE_LOOK_SECONDS)
         await progress.look(_CLOSE_LOOK_SECONDS)
     raise MonitorError("The copy does not come to its end: the guest writes faster than it is copied.")
+
+
+async def go_on(machine: Monitor, seconds: float) -> None:
+    """Let a machine run that was stopped, whatever has come of its migration since.
+
+    QEMU tells of a migration's end, its own and the other side's, before its thread is done with it, and until then
+    refuses: "Migration is not finalized yet". That is a moment, and longer where the processors are busy.
+
+    Raises:
+        MonitorError: it does not run ``seconds`` later.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            await machine.execute("cont", max(deadline - loop.time(), _CLOSE_LOOK_SECONDS))
+            return
+        except Refused:
+            if loop.time() >= deadline:
+                raise
+        await asyncio.sleep(_REFUSED_SECONDS)
 
 
 class _Progress:

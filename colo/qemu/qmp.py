@@ -33,6 +33,10 @@ class MonitorError(LinkError):
     """QEMU refused a command, or does not answer any more."""
 
 
+class Refused(MonitorError):
+    """QEMU answers, and refuses."""
+
+
 @final
 class Monitor:
     """The QMP connection to one machine.
@@ -57,8 +61,7 @@ class Monitor:
         """
         from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - for those who have a machine
 
-        library = QMPClient.__module__.rpartition(".")[0]
-        logging.getLogger(library).setLevel(logging.CRITICAL)  # what it would log is raised as well
+        _silence(QMPClient)
         deadline = asyncio.get_running_loop().time() + _CONNECT_SECONDS
         while True:
             client = QMPClient(self.name)
@@ -82,7 +85,7 @@ class Monitor:
         """
         from qemu.qmp import ConnectError, QMPClient  # noqa: PLC0415 - as above
 
-        logging.getLogger(QMPClient.__module__.rpartition(".")[0]).setLevel(logging.CRITICAL)
+        _silence(QMPClient)
         where = sockets.text(address)
         client = QMPClient(self.name)
         try:
@@ -118,7 +121,8 @@ class Monitor:
         """Have QEMU execute ``command``, underscores for hyphens in the names of ``arguments``; returns its answer.
 
         Raises:
-            MonitorError: QEMU refuses, or is gone, or does not answer within ``seconds``.
+            Refused: by QEMU.
+            MonitorError: QEMU is gone, or does not answer within ``seconds``.
         """
         from qemu.qmp import ExecuteError, QMPError  # noqa: PLC0415 - as above
 
@@ -128,7 +132,7 @@ class Monitor:
         try:
             return await asyncio.wait_for(self._client.execute(command, named or None), seconds)
         except ExecuteError as error:
-            raise MonitorError(f"{self.name}: QEMU refuses {command}: {error}.") from None
+            raise Refused(f"{self.name}: QEMU refuses {command}: {error}.") from None
         except TimeoutError:
             raise MonitorError(f"{self.name}: QEMU does not answer {command} within {seconds:g} s.") from None
         except (QMPError, OSError, asyncio.CancelledError) as error:
@@ -164,6 +168,11 @@ class Monitor:
             self._listening = None
         if self._parting is not None:  # to its end, though nobody may wait for that: else its library complains
             await asyncio.wait({self._parting}, timeout=_PARTING_SECONDS)
+
+
+def _silence(client: type[QMPClient]) -> None:
+    """What the library would log is raised as well; and it takes it for a fault of its own when nobody waits for it."""
+    logging.getLogger(client.__module__.rpartition(".")[0]).setLevel(logging.CRITICAL + 1)
 
 
 async def _part(client: QMPClient) -> None:

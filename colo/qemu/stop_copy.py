@@ -25,7 +25,7 @@ from typing import Final, final
 from colo.checkpoint import Step
 from colo.qemu.copying import blank, copy_data
 from colo.qemu.machine import Machine
-from colo.qemu.migration import settled
+from colo.qemu.migration import go_on, settled
 from colo.qemu.overlay import copy_onto
 from colo.qemu.owner import Owner
 from colo.qemu.qmp import MonitorError
@@ -225,14 +225,20 @@ class StopCopy:
         return int(told.get("ram", {}).get("transferred", 0))
 
     async def _continue(self, machines: list[Machine]) -> None:
-        """Let ``machines`` run. One that has ended does not; its owner hears of that as of any other end."""
+        """Let ``machines`` run. One that has ended does not; its owner hears of that as of any other end.
+
+        A secondary that stands still is replaced by the next checkpoint. A primary that does is ended: nobody would
+        hear of it, and its clients wait.
+        """
         going = [
-            machine.monitor.execute("cont", _PRIMARY_SECONDS if machine is self.primary else _PATIENCE_SECONDS)
+            go_on(machine.monitor, _PRIMARY_SECONDS if machine is self.primary else _PATIENCE_SECONDS)
             for machine in machines
         ]
-        for outcome in await asyncio.gather(*going, return_exceptions=True):
+        for machine, outcome in zip(machines, await asyncio.gather(*going, return_exceptions=True), strict=True):
             if isinstance(outcome, MonitorError):
                 self.counters.bump("engine.not_continued")
+                if machine is self.primary:
+                    self._end(machine)
 
     # --------------------------------------------------------------------------------------------------- either dies
 
@@ -242,7 +248,7 @@ class StopCopy:
         await self._stop_working()
         if self.secondary is not None:
             with contextlib.suppress(MonitorError):
-                await self.secondary.monitor.execute("cont")
+                await go_on(self.secondary.monitor, _PRIMARY_SECONDS)
 
     async def lose_secondary(self) -> None:
         """The secondary is gone: the primary goes on. The next checkpoint makes another one."""

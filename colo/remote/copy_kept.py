@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from colo.qemu.machine import Guest, Machine
+from colo.qemu.migration import go_on
 from colo.qemu.qmp import MonitorError
 from colo.remote.common import gone
 from colo.remote.kept import Hooks
@@ -189,7 +190,7 @@ class CopyKept:
     async def _run(self) -> None:
         if self._machine is not None:
             try:
-                await self._machine.monitor.execute("cont", _PATIENCE_SECONDS)
+                await go_on(self._machine.monitor, _PATIENCE_SECONDS)
             except MonitorError:
                 self._counters.bump("engine.not_continued")
 

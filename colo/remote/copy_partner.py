@@ -20,7 +20,7 @@ from typing import Any, Final, final
 from colo.address import Address
 from colo.checkpoint import Step
 from colo.qemu.machine import Machine
-from colo.qemu.migration import settled
+from colo.qemu.migration import go_on, settled
 from colo.qemu.qmp import MonitorError
 from colo.qemu.settings import UNLIMITED
 from colo.remote.partner import Hooks, Partner
@@ -29,6 +29,7 @@ from pystack import Counters, LinkError, Micros
 
 _FD: Final = "migration"
 _STOP_SECONDS: Final = 10.0
+_GO_ON_SECONDS: Final = 10.0
 _SPARE_SECONDS: Final = 3.0  # until a fresh machine waits; clients may wait for it
 
 
@@ -166,10 +167,11 @@ class CopyPartner(Partner):
             with contextlib.suppress(MonitorError):
                 await self._monitor.execute("migrate_cancel")
         try:
-            await self._monitor.execute("cont")
+            await go_on(self._monitor, _GO_ON_SECONDS)
             self._stopped = False
-        except MonitorError:
+        except MonitorError:  # it would stand still, unnoticed, and its clients wait
             self.counters.bump("engine.not_continued")
+            await self._primary.kill()
 
     async def free_primary(self) -> None:
         """Let the primary go on alone: it may stand still for a checkpoint."""

@@ -1,4 +1,7 @@
-"""Builds tcgcolo.c, which QEMU 7.2's COLO needs under TCG: see there."""
+"""Builds what is preloaded into QEMU.
+
+tcgcolo.c, which QEMU 7.2's COLO needs under TCG, and lateend.c, which lets a race be lost: see there.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from pathlib import Path
 
 from tests.interop.lab import LabError
 
-SOURCE = Path(__file__).with_name("tcgcolo.c")
+TCG_COLO = "tcgcolo"
+LATE_END = "lateend"
 
 
 def missing() -> str:
@@ -19,26 +23,27 @@ def missing() -> str:
     return "" if shutil.which("cc") else "cc: apt install gcc libc6-dev"
 
 
-def library() -> Path:
-    """The library's path, for LD_PRELOAD; built once for each version of its source.
+def library(name: str = TCG_COLO) -> Path:
+    """The path of the library ``name``, for LD_PRELOAD; built once for each version of its source.
 
     Raises:
         LabError: it cannot be built.
     """
     if lacking := missing():
         raise LabError(lacking)
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    source = Path(__file__).with_name(f"{name}.c")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir(), f"pystack-tcgcolo-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat(follow_symlinks=False)
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise LabError(f"{folder} is open to others or not ours: remove it")
-    built = folder / f"tcgcolo-{digest}.so"
+    built = folder / f"{name}-{digest}.so"
     if not built.exists():
-        partial = folder / f"{os.getpid()}.so"
-        command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(partial), str(SOURCE), "-ldl"]
+        partial = folder / f"{name}-{os.getpid()}.so"
+        command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(partial), str(source), "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
-            raise LabError(f"{SOURCE.name} cannot be built: {done.stderr.strip()[-300:]}")
+            raise LabError(f"{source.name} cannot be built: {done.stderr.strip()[-300:]}")
         partial.rename(built)
     return built

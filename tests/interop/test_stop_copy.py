@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from colo.checkpoint import Step
 from colo.qemu.machine import Guest, Machine
 from colo.qemu.owner import Owner
+from colo.qemu.qmp import Monitor, Refused
 from colo.qemu.stop_copy import StopCopy
 from pystack import Counters
+from tests.interop import preload
 
 pytestmark = pytest.mark.requires("qemu")
 
@@ -136,3 +139,35 @@ def test_memory_that_is_no_file_is_sent_by_qemu(directory: Path) -> None:
             await rig.close()
 
     asyncio.run(scene())
+
+
+@pytest.mark.requires("cc")
+@pytest.mark.parametrize("files", [True, False])
+def test_a_primary_whose_migration_ends_late_goes_on(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    """QEMU tells of the end, and refuses to go on until its thread is done with it. It would stand still for good."""
+    refused: list[str] = []
+    execute = Monitor.execute
+
+    async def noted(monitor: Monitor, command: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await execute(monitor, command, *args, **kwargs)
+        except Refused:
+            refused.append(command)
+            raise
+
+    async def scene() -> None:
+        environment = {"LD_PRELOAD": str(preload.library(preload.LATE_END))}
+        rig = Rig(directory, replace(_SMALL, environment=environment), files=files)
+        try:
+            await rig.primary.start()
+            assert await rig.checkpoint() == TAKEN
+            assert (await rig.primary.monitor.execute("query-status"))["status"] == "running"
+            assert rig.counters["engine.not_continued"] == 0
+        finally:
+            await rig.close()
+
+    monkeypatch.setattr(Monitor, "execute", noted)
+    asyncio.run(scene())
+    assert "cont" in refused, "the race was not lost, so that this shows nothing"

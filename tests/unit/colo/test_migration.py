@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from colo.qemu import migration
-from colo.qemu.migration import ended, nearly_done, settled
-from colo.qemu.qmp import Monitor, MonitorError
+from colo.qemu.migration import ended, go_on, nearly_done, settled
+from colo.qemu.qmp import Monitor, MonitorError, Refused
 
 STEP = 0.01
 
@@ -123,3 +123,33 @@ def test_a_guest_that_writes_faster_than_it_is_copied_is_not_kept_from_its_clien
     assert len(source.answers) == 5
     asyncio.run(ended(cast("Monitor", source), lambda: len(source.answers) < 4))
     assert len(source.answers) == 3
+
+
+class Stopped:
+    """The monitor of a machine that goes on when it has been asked ``often`` enough."""
+
+    def __init__(self, often: int, error: type[MonitorError] = Refused) -> None:
+        self.often, self.error = often, error
+        self.asked = 0
+
+    async def execute(self, command: str, seconds: float) -> Any:
+        assert (command, seconds > 0) == ("cont", True)
+        self.asked += 1
+        if self.asked < self.often:
+            raise self.error("Migration is not finalized yet.")
+
+
+def test_a_machine_goes_on_when_its_migration_is_finalized() -> None:
+    machine = Stopped(5)
+    asyncio.run(go_on(cast("Monitor", machine), 10))
+    assert machine.asked == 5
+
+
+@pytest.mark.parametrize(("error", "patience", "asked"), [(Refused, 3 * STEP, 2), (MonitorError, 10, 1)])
+def test_a_machine_that_does_not_go_on(error: type[MonitorError], patience: float, asked: int) -> None:
+    """It refuses for too long; it is gone."""
+    machine = Stopped(10_000, error)
+    with pytest.raises(error):
+        asyncio.run(go_on(cast("Monitor", machine), patience))
+    assert machine.asked >= asked
+    assert (machine.asked == 1) == (error is MonitorError)

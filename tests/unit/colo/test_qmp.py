@@ -38,3 +38,23 @@ def test_nothing_is_complained_of_when_nobody_waits_for_the_end_any_more(
         asyncio.run(scene())
     gc.collect()
     assert complaints == []
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_nothing_is_complained_of_when_the_monitor_is_not_wanted_any_more(
+    tmp_path: Path, turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when all ends while a machine is being started, whose monitor is not there yet."""
+
+    async def scene() -> None:
+        monitor = Monitor("machine", lambda *_: None)
+        connecting = asyncio.create_task(monitor.connect(tmp_path / "none", lambda: True))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        connecting.cancel()
+        (outcome,) = await asyncio.gather(connecting, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError)
+        await monitor.close()
+
+    asyncio.run(scene())
+    assert caplog.records == []

@@ -14,6 +14,7 @@ import pytest
 from colo.address import Address
 from colo.checkpoint import Step
 from colo.qemu.machine import Machine
+from colo.qemu.qmp import Refused
 from colo.remote import copy_partner
 from colo.remote.copy_partner import CopyPartner
 from colo.remote.partner import Hooks
@@ -41,6 +42,8 @@ class Primary:
     def __init__(self) -> None:
         self.monitor = self
         self.asked: list[str] = []
+        self.refused = ""
+        self.killed = False
         self.answers = asyncio.Event()  # to `migrate`; it does so at once
         self.answers.set()
         self.events: dict[str, asyncio.Future[Any]] = {}
@@ -49,7 +52,12 @@ class Primary:
         self.asked.append(command)
         if command == "migrate":
             await self.answers.wait()
+        if command == self.refused:
+            raise Refused("Migration is not finalized yet.")
         return {}
+
+    async def kill(self) -> None:
+        self.killed = True
 
     async def hand_over(self, name: str, sock: socket.socket) -> None:
         assert (name, sock.fileno() >= 0) == ("migration", True)
@@ -294,6 +302,20 @@ def test_an_agent_that_does_not_stop(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await it.hears(Kind.GO_ON)
             await it.until(Step.FAILED)
             assert it.primary.asked[-2:] == ["stop", "cont"]
+
+    asyncio.run(play())
+
+
+def test_a_primary_that_does_not_go_on_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stand still with nobody to notice: the agent carries on when it is lost."""
+    monkeypatch.setattr(copy_partner, "_GO_ON_SECONDS", 0.02)
+
+    async def play() -> None:
+        async with scene(tmp_path) as it:
+            it.primary.refused = "cont"
+            await it.copied(0)
+            assert (it.primary.killed, it.counters["engine.not_continued"]) == (True, 1)
+            assert it.primary.asked.count("cont") > 1
 
     asyncio.run(play())
 

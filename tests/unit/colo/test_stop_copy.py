@@ -15,7 +15,7 @@ from colo.checkpoint import Step
 from colo.qemu import stop_copy
 from colo.qemu.machine import Guest, Machine
 from colo.qemu.owner import Owner
-from colo.qemu.qmp import MonitorError
+from colo.qemu.qmp import Refused
 from colo.qemu.stop_copy import StopCopy
 from pystack import Counters
 
@@ -34,7 +34,7 @@ class Monitor:
         if command == self.stuck:
             await asyncio.Event().wait()
         if command == self.refused:
-            raise MonitorError(f"QEMU refuses {command}.")
+            raise Refused(f"QEMU refuses {command}.")
         return {}
 
 
@@ -201,6 +201,38 @@ def test_a_disk_that_cannot_be_copied_fails_the_checkpoint_and_stops_nobody(tmp_
         assert counters["engine.failed"] == 1
         assert primary.monitor.asked == ["stop", "cont"]
         assert engine.secondary is None
+        await engine.close()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_primary_that_does_not_go_on_is_ended(monkeypatch: pytest.MonkeyPatch, copied: bool) -> None:
+    """It would stand still with nobody to notice, and its clients wait: let the secondary carry on."""
+    monkeypatch.setattr(stop_copy, "_PRIMARY_SECONDS", 0.02)
+
+    class Listening(Fake):
+        """A fresh machine whose state arrives, or does not."""
+
+        def next_event(self, key: str) -> asyncio.Future[Any]:
+            event = super().next_event(key)
+            if key == ("MIGRATION completed" if copied else "MIGRATION failed"):
+                event.set_result({})
+            return event
+
+    async def scene() -> None:
+        primary, spare = Fake("vm1", Monitor(refused="cont")), Listening("vm2", Monitor())
+
+        async def spawn() -> Machine:
+            return cast("Machine", spare if spare.alive else Fake("vm3", Monitor()))
+
+        counters = Counters()
+        engine = StopCopy(cast("Machine", primary), owner_of(spawn), counters)
+        engine.begin("test", 0)
+        async with asyncio.timeout(10):
+            while primary.alive:
+                await asyncio.sleep(0)
+        assert (counters["engine.not_continued"], engine.secondary is not None, spare.alive) == (1, copied, copied)
         await engine.close()
 
     asyncio.run(scene())
