@@ -18,8 +18,15 @@
 
 static void *(*get_cpu)(int);
 static void (*flush)(void *);
+static void (*ask)(void *, void (*)(void *, uint64_t), uint64_t);
 static void (*run_on)(void *, void (*)(void *, uint64_t), uint64_t);
 static _Bool (*locked)(void);
+
+/* In the vCPU's own thread: QEMU 10 flushes at once, whoever calls, and a vCPU that executes meanwhile crashes. */
+static void flush_own(void *cpu, uint64_t data) {
+  (void)data;
+  flush(cpu);
+}
 
 static void nothing(void *cpu, uint64_t data) {
   (void)cpu;
@@ -29,7 +36,7 @@ static void nothing(void *cpu, uint64_t data) {
 static void after_sync(void) {
   void *cpu;
   for (int i = 0; (cpu = get_cpu(i)) != NULL; i++) {
-    flush(cpu);
+    ask(cpu, flush_own, 0);
     if (locked())
       run_on(cpu, nothing, 0);
   }
@@ -51,6 +58,7 @@ __attribute__((constructor)) static void repair(void) {
   uint8_t *entry = symbol("memory_global_after_dirty_log_sync");
   get_cpu = (void *(*)(int))symbol("qemu_get_cpu");
   flush = (void (*)(void *))symbol("tlb_flush");
+  ask = (void (*)(void *, void (*)(void *, uint64_t), uint64_t))symbol("async_run_on_cpu");
   run_on = (void (*)(void *, void (*)(void *, uint64_t), uint64_t))symbol("run_on_cpu");
   /* Called so since 8.2. */
   locked = (_Bool(*)(void))(dlsym(RTLD_DEFAULT, "bql_locked") ? symbol("bql_locked") : symbol("qemu_mutex_iothread_locked"));
