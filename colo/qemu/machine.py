@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
 
+from colo.qemu.process import Process
 from colo.qemu.qmp import Monitor, MonitorError
 from pystack import Counters, LinkInfo, QemuLink, UsageError
 
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _LAST_WORDS_BYTES: Final = 2000
 _RAM: Final = "ram"
 _OF_MEMORY: Final = ("m", "mem-path", "mem-prealloc", "numa")
@@ -164,9 +161,8 @@ class Machine:
         self.directory = directory
         self.monitor = Monitor(name, self._event)
         self.link = QemuLink.listen(directory / f"{name}.net", info=LinkInfo(mtu=1500), counters=counters)
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: Process | None = None
         self.memory = _memory_file(name, guest.memory_mib) if memory_file else -1
-        self._handle = -1  # a pidfd: the process, whoever has its number by now
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting: asyncio.Task[None] | None = None
         self._seen: dict[str, list[asyncio.Future[dict[str, Any]]]] = {}
@@ -184,22 +180,13 @@ class Machine:
         Raises:
             UsageError: QEMU does not start; what it said.
         """
-        argv = self.argv(incoming=incoming, paused=paused)
-        log = self.directory / f"{self.name}.log"
-        with log.open("wb") as output:
-            self.process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, **self.guest.environment},
-                start_new_session=True,
-                pass_fds=(self.memory,) if self.memory >= 0 else (),
-                preexec_fn=_die_with_parent,
-            )
-        with contextlib.suppress(OSError):  # it may have ended, or Linux be older than 5.3
-            self._handle = os.pidfd_open(self.process.pid)
-        self._waiting = asyncio.create_task(self._wait())
+        self.process = await Process.start(
+            self.argv(incoming=incoming, paused=paused),
+            self.directory / f"{self.name}.log",
+            {**os.environ, **self.guest.environment},
+            (self.memory,) if self.memory >= 0 else (),
+        )
+        self._waiting = asyncio.create_task(self._wait(self.process))
         try:
             await self.monitor.connect(self.directory / f"{self.name}.qmp", lambda: not self.ended.done())
             await self.monitor.execute(
@@ -209,9 +196,8 @@ class Machine:
             await self.kill()
             raise UsageError(f"QEMU does not start: {self.last_words() or error}") from None
 
-    async def _wait(self) -> None:
-        assert self.process is not None
-        status = await self.process.wait()
+    async def _wait(self, process: Process) -> None:
+        status = await process.wait()
         if not self.ended.done():
             self.ended.set_result(status)
         for waiting in self._seen.values():
@@ -279,22 +265,16 @@ class Machine:
     async def kill(self) -> None:
         """End it, at once; may be repeated."""
         if self.process is not None and not self.ended.done():
-            # Process.send_signal looks first whether it has ended, and so takes its status from who waits for it.
-            with contextlib.suppress(ProcessLookupError):
-                if self._handle >= 0:
-                    signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-                else:
-                    self.process.send_signal(signal.SIGKILL)
+            self.process.kill()
             await self.ended
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
         if self.memory >= 0:
             memory, self.memory = self.memory, -1
             await asyncio.to_thread(os.close, memory)  # of the last who has it open: all of its pages are given back
         await self.monitor.close()
         if self._waiting is not None:
             await self._waiting
+        if self.process is not None:
+            self.process.close()
         self.link.close()
         for suffix in ("qmp", "net", "state"):
             (self.directory / f"{self.name}.{suffix}").unlink(missing_ok=True)
@@ -305,8 +285,3 @@ def _memory_file(name: str, mib: int) -> int:
     file = os.memfd_create(f"colo-{name}")
     os.ftruncate(file, mib << 20)
     return file
-
-
-def _die_with_parent() -> None:
-    """In the child: end when whoever started us ends, however that is (prctl(2))."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

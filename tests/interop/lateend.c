@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { SLEEP_US = 20000 };
+enum { SLEEP_US = 50000 };
 
 static ssize_t (*real_sendmsg)(int, const struct msghdr *, int);
 static int (*real_unlock)(pthread_mutex_t *);

@@ -162,12 +162,15 @@ def test_a_primary_whose_migration_ends_late_goes_on(
         rig = Rig(directory, replace(_SMALL, environment=environment), files=files)
         try:
             await rig.primary.start()
-            assert await rig.checkpoint() == TAKEN
-            assert (await rig.primary.monitor.execute("query-status"))["status"] == "running"
-            assert rig.counters["engine.not_continued"] == 0
+            for _ in range(10):
+                assert await rig.checkpoint() == TAKEN
+                assert (await rig.primary.monitor.execute("query-status"))["status"] == "running"
+                assert rig.counters["engine.not_continued"] == 0
+                if refused:
+                    break
         finally:
             await rig.close()
 
     monkeypatch.setattr(Monitor, "execute", noted)
     asyncio.run(scene())
-    assert "cont" in refused, "the race was not lost, so that this shows nothing"
+    assert set(refused) == {"cont"}, "the race was never lost, so that this shows nothing"
