@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, final
 
-from colo.checkpoint import CheckpointConfig
+from colo.checkpoint import CheckpointConfig, State
 from colo.clients import Nobody
 from colo.drive import ProxyDriver
 from colo.launch.engines import Chosen, Engine, foreseen, tried
+from colo.launch.heartbeat import watch_over
 from colo.launch.overlays import Overlays
 from colo.launch.plan import GUEST_ADDRESS, Plan
 from colo.places import Places
 from colo.proxy import Proxy, ProxyConfig, Role
 from colo.qemu.machine import Machine
 from colo.qemu.owner import Owner
-from colo.qemu.qmp import MonitorError
 from colo.report import line
 from colo.translated import TranslatedLink
 from pystack import (
@@ -117,7 +117,7 @@ class Pair:
         self._memory_files = chosen is not None and not self.plan.guest.says_of_memory
         self.primary = await self._machine()
         self._drive()
-        self._run(self._watch_over(self.primary), "primary's heartbeat")
+        self._watch_over(self.primary)
         self.chosen = chosen or await tried(self.plan, self.directory)  # the guest boots meanwhile
         self._tell(f"checkpoints by {self.chosen.name}: {self.chosen.why}")
         self._employ_engine()
@@ -175,7 +175,7 @@ class Pair:
     def _attach(self, machine: Machine) -> None:
         self.driver.attach_secondary(machine.link)
         self._places.settle(self.primary.pid, machine.pid)
-        self._run(self._watch_over(machine), f"{machine.name}'s heartbeat")
+        self._watch_over(machine)
 
     def _wake(self) -> None:
         completed = self.proxy.counters["checkpoint.completed"]
@@ -328,17 +328,17 @@ class Pair:
             self._tell(f"checkpoints fail ({self._why_not(failing).rstrip('.')}): {secondary.name} is given up")
             self._run(secondary.kill(), "the end of a secondary")
 
-    async def _watch_over(self, machine: Machine) -> None:
-        """End a machine that does not answer any more: then it is gone for everybody, and cannot come back to life."""
-        while machine.alive and not self._is_closing():
-            await asyncio.sleep(self.plan.heartbeat)
-            try:
-                await machine.monitor.execute("query-status", seconds=self.plan.patience)
-            except MonitorError:
-                if not machine.ended.done() and not self._is_closing():
-                    self.counters.bump("pair.heartbeats_lost")
-                    await machine.kill()
-                return
+    def _watch_over(self, machine: Machine) -> None:
+        watching = watch_over(
+            machine, self.plan, self.counters, self._tell, lambda: self._should_run(machine), self._is_closing
+        )
+        self._run(watching, f"{machine.name}'s heartbeat")
+
+    def _should_run(self, machine: Machine) -> bool:
+        """Whether it is a primary that stands still for no checkpoint, and that a secondary could carry on for."""
+        checkpoints = self.proxy.checkpoints
+        rests = checkpoints.under_way or checkpoints.state is State.PAUSED
+        return machine is self.primary and self.proxy.protected and not rests
 
     def _is_closing(self) -> bool:
         return self._closing

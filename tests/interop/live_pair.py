@@ -67,7 +67,9 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.asynccontextmanager
-async def live(directory: Path, *, engine: str = X_COLO, nic: str = "virtio-net-pci") -> AsyncIterator[Live]:
+async def live(
+    directory: Path, *, engine: str = X_COLO, nic: str = "virtio-net-pci", patience: float = 5.0
+) -> AsyncIterator[Live]:
     """A pair of default guests, in step."""
     accel = accelerator()
     environment = {"LD_PRELOAD": str(preload.library())} if accel == "tcg" and engine == X_COLO else {}
@@ -75,7 +77,7 @@ async def live(directory: Path, *, engine: str = X_COLO, nic: str = "virtio-net-
     ports = dict(zip((HTTP, ECHO, RANDOM), _free_ports(3), strict=True))
     publish = tuple(Publish.parse(f"127.0.0.1:{ours}:{guest_port}") for guest_port, ours in ports.items())
     plan = await asyncio.to_thread(
-        with_default_guest, Plan(guest=guest, name="live", engine=engine, publish=publish), directory
+        with_default_guest, Plan(guest=guest, name="live", engine=engine, publish=publish, patience=patience), directory
     )
     pair = Pair(plan, directory, lambda _: None)
     try:

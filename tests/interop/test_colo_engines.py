@@ -120,6 +120,28 @@ def test_sixty_connections_and_a_download_survive_the_secondary_and_another_one_
     asyncio.run(scene())
 
 
+def test_a_primary_that_answers_and_stands_still_is_ended(directory: Path) -> None:
+    """As QEMU stops a machine by itself. Nobody would hear of it, and its clients wait."""
+
+    async def scene() -> None:
+        async with live(directory, engine=STOP_COPY, patience=1.0) as pair:
+            echo = Echo(pair, "echo")
+            await echo.open()
+            await pair.pair.primary.monitor.execute("stop")
+            await echo.turn()
+            assert 1.0 < echo.latencies[-1] < PATIENCE
+            assert (pair.pair.primary.name, pair.pair.counters["pair.stood_still"]) == ("vm2", 1)
+            await protected_without(pair, "vm2")
+            await pair.pair.checkpoint()
+            await asyncio.sleep(1.5)
+            await echo.turn()
+            assert pair.pair.counters["pair.stood_still"] == 1, "nor is one that stood still for a checkpoint"
+            echo.close()
+            pair.assert_sound()
+
+    asyncio.run(scene())
+
+
 def test_answers_that_never_agree_are_right_all_the_same(directory: Path) -> None:
     """A service of random bytes: each answer costs a checkpoint or waits for a periodic one, and none is torn."""
 
