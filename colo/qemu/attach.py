@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from colo.address import Address
 from colo.checkpoint import Step
+from colo.qemu.client import Client
 from colo.qemu.colo_stream import Event
 from colo.qemu.qmp import Monitor, MonitorError
 from colo.qemu.relay import Relay
@@ -61,7 +62,7 @@ class AttachConfig:
 
 
 @final
-class Attached:
+class Attached(Client):
     """A `colo.checkpoint.CheckpointClient`.
 
     Args:
@@ -84,18 +85,15 @@ class Attached:
         fail: Callable[[Exception], None],
         counters: Counters,
     ) -> None:
+        super().__init__(wake)
         self.config = config
         self.counters = counters
         self.joined = False
-        self._wake = wake
         self._say = say
         self._fail = fail
         self._primary = Monitor("the primary", _ignored)
         self._secondary = None if config.secondary_qmp is None else Monitor("the secondary", _ignored)
-        self._steps: list[Step] = []
-        self._work: set[asyncio.Task[None]] = set()
         self._lost = False
-        self._closed = False
         self._said = ""
         self._reached = asyncio.Event()  # both monitors; a stream may be faster
         self._relay = self._listen()
@@ -115,27 +113,7 @@ class Attached:
         if not self._lost and not self._closed:
             self._do(self._ask())
 
-    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
-        """What happened."""
-        steps, self._steps = self._steps, []
-        return steps
-
-    def next_timeout(self) -> Micros | None:
-        """At once while there is something to tell; otherwise ``wake`` is called."""
-        return 0 if self._steps else None
-
-    def _tell(self, *steps: Step) -> None:
-        self._steps += steps
-        self._wake()
-
-    def _do(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._work.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._work.discard(task)
-        error = None if task.cancelled() else task.exception()
+    def _on_failure(self, error: BaseException) -> None:
         if isinstance(error, MonitorError):
             self.counters.bump("engine.failed")
             self._once(str(error))

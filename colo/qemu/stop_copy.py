@@ -23,6 +23,7 @@ import os
 from typing import Final, final
 
 from colo.checkpoint import Step
+from colo.qemu.client import Client
 from colo.qemu.copying import blank, copy_data
 from colo.qemu.machine import Machine
 from colo.qemu.migration import go_on, settled
@@ -38,7 +39,7 @@ _PRIMARY_SECONDS: Final = 10.0
 
 
 @final
-class StopCopy:
+class StopCopy(Client):
     """A `colo.checkpoint.CheckpointClient` for two machines on this host.
 
     Args:
@@ -57,19 +58,18 @@ class StopCopy:
         owner: Owner,
         counters: Counters,
     ) -> None:
+        super().__init__(owner.wake)
         self.primary: Machine = primary
         self.live = False
         self.secondary: Machine | None = None
         self.counters = counters
         self.last_copied_bytes = 0
         self._owner = owner
-        self._steps: list[Step] = []
         self._spare: asyncio.Task[Machine] | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._checkpointing: asyncio.Task[None] | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._told = False  # what came of the checkpoint under way
         self._again = False  # another one is wanted after it
-        self._closed = False
 
     # ------------------------------------------------------------------------------------------------ as a client
 
@@ -77,34 +77,24 @@ class StopCopy:
         """Take one; while one is being taken whose outcome was not told yet, that is the one that is asked for."""
         if self._closed:
             return
-        if self._work is None:
+        if self._checkpointing is None:
             self._told = False
-            self._work = asyncio.create_task(self._checkpoint(), name="checkpoint")
-            self._work.add_done_callback(self._done)
+            self._checkpointing = asyncio.create_task(self._checkpoint(), name="checkpoint")
+            self._checkpointing.add_done_callback(self._over)
         elif self._told:
             self._again = True
-
-    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
-        """What happened."""
-        steps, self._steps = self._steps, []
-        return steps
-
-    def next_timeout(self) -> Micros | None:
-        """At once while there is something to tell; otherwise ``wake`` is called."""
-        return 0 if self._steps else None
 
     @property
     def undecided(self) -> bool:
         """Never: a machine takes the secondary's place in the same instant in which its copy is known to be whole."""
         return False
 
-    def _tell(self, step: Step) -> None:
-        self._told = self._told or step in (Step.COMPLETED, Step.FAILED)
-        self._steps.append(step)
-        self._owner.wake()
+    def _tell(self, *steps: Step) -> None:
+        self._told = self._told or Step.COMPLETED in steps or Step.FAILED in steps
+        super()._tell(*steps)
 
-    def _done(self, work: asyncio.Task[None]) -> None:
-        self._work = None
+    def _over(self, work: asyncio.Task[None]) -> None:
+        self._checkpointing = None
         if not work.cancelled() and work.exception() is not None:  # a fault of ours: not to be hidden, nor to stop it
             self.counters.bump("engine.faults")
             self._tell(Step.FAILED)
@@ -252,15 +242,15 @@ class StopCopy:
 
     async def lose_secondary(self) -> None:
         """The secondary is gone: the primary goes on. The next checkpoint makes another one."""
-        if self._work is not None:  # which lets the primary continue, whatever comes of it
-            await asyncio.wait({self._work})
+        if self._checkpointing is not None:  # which lets the primary continue, whatever comes of it
+            await asyncio.wait({self._checkpointing})
         self._steps.clear()
         old, self.secondary = self.secondary, None
         if old is not None:
             await old.kill()
 
     async def _stop_working(self) -> None:
-        for task in (self._work, self._spare):
+        for task in (self._checkpointing, self._spare):
             if task is not None and not task.done():
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, PystackError):

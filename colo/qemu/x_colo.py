@@ -17,10 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable
 from typing import Final, final
 
 from colo.checkpoint import Step
+from colo.qemu.client import Client
 from colo.qemu.colo_stream import ColoStream, Event
 from colo.qemu.machine import Machine
 from colo.qemu.migration import ended, nearly_done
@@ -37,7 +37,7 @@ _SILENCE_SECONDS: Final = 3.0  # with nothing going by, of a secondary that is t
 
 
 @final
-class XColo:
+class XColo(Client):
     """A `colo.checkpoint.CheckpointClient`; arguments and attributes are those of `colo.qemu.stop_copy.StopCopy`.
 
     Attributes:
@@ -50,21 +50,19 @@ class XColo:
         owner: Owner,
         counters: Counters,
     ) -> None:
+        super().__init__(owner.wake)
         self.live = True
         self.primary = primary
         self.secondary: Machine | None = None
         self.counters = counters
         self.why_failed = ""
         self._owner = owner
-        self._steps: list[Step] = []
         self._joining: Machine | None = None
         self._relay: Relay | None = None
         self._spare: asyncio.Task[Machine] | None = None
-        self._work: set[asyncio.Task[None]] = set()
         self._stops = 0  # how often both machines have stopped
         self._joins = False  # one is being let join
         self._attempts = 0  # to join, since the last one that did
-        self._closed = False
 
     # ------------------------------------------------------------------------------------------------ as a client
 
@@ -78,36 +76,15 @@ class XColo:
             self._joins = True
             self._do(self._join())
 
-    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
-        """What happened."""
-        steps, self._steps = self._steps, []
-        return steps
-
-    def next_timeout(self) -> Micros | None:
-        """At once while there is something to tell; otherwise ``wake`` is called."""
-        return 0 if self._steps else None
-
     @property
     def undecided(self) -> bool:
         """Whether nobody knows yet what a checkpoint has made of the secondary."""
         return self._relay is not None and self._relay.stream.undecided
 
-    def _do(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._work.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._work.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.why_failed = str(error)
-            self.counters.bump("engine.failed")
-            self._tell(Step.FAILED)
-
-    def _tell(self, *steps: Step) -> None:
-        self._steps += steps
-        self._owner.wake()
+    def _on_failure(self, error: BaseException) -> None:
+        self.why_failed = str(error)
+        self.counters.bump("engine.failed")
+        self._tell(Step.FAILED)
 
     # ------------------------------------------------------------------------------------------------ the checkpoint
 

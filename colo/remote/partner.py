@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from colo.address import Address
 from colo.checkpoint import Step
+from colo.qemu.client import Client
 from colo.qemu.qmp import Monitor
 from colo.remote.links import RemoteLink
 from colo.remote.records import Beat, Hello, Kind, Purpose, Record, Side, State, encode_hello
@@ -35,7 +36,7 @@ class Hooks:
     lost: Callable[[str], None]
 
 
-class Partner(ABC):
+class Partner(Client, ABC):
     """A `colo.checkpoint.CheckpointClient`, for as long as one session lasts.
 
     Args:
@@ -52,6 +53,7 @@ class Partner(ABC):
     def __init__(
         self, sock: socket.socket, hello: Hello, address: Address, monitor: Monitor, hooks: Hooks, counters: Counters
     ) -> None:
+        super().__init__(hooks.wake)
         self.joined = False
         self.said_goodbye = False
         self.counters = counters
@@ -59,9 +61,6 @@ class Partner(ABC):
         self._address = address
         self._monitor = monitor
         self._hooks = hooks
-        self._steps: list[Step] = []
-        self._work: set[asyncio.Task[None]] = set()
-        self._closed = False
         self.link = RemoteLink(lambda frame: self.session.say(Kind.CLIENT, frame), counters)
         beat = Beat(hello.heartbeat_ms * 1000, hello.detect_ms * 1000)
         self.session = Session(
@@ -96,28 +95,8 @@ class Partner(ABC):
     def begin(self, reason: str, now: Micros) -> None:
         """Ask for one; the first one lets the machine join."""
 
-    def poll(self, now: Micros) -> list[Step]:  # noqa: ARG002 - the protocol's form
-        """What happened."""
-        steps, self._steps = self._steps, []
-        return steps
-
-    def next_timeout(self) -> Micros | None:
-        """At once while there is something to tell; otherwise ``wake`` is called."""
-        return 0 if self._steps else None
-
-    def _tell(self, *steps: Step) -> None:
-        self._steps += steps
-        self._hooks.wake()
-
-    def _do(self, work: Awaitable[None]) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._work.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._work.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not self._closed:
+    def _on_failure(self, error: BaseException) -> None:
+        if not self._closed:
             self.counters.bump("engine.failed")
             if self.joined:
                 self._tell(Step.FAILED)
