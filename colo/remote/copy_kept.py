@@ -47,6 +47,8 @@ class CopyKept:
         self._loading: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._begun = False
+        self._decided = asyncio.Event()  # nothing is under way by which another machine may take the copy's place
+        self._decided.set()
         self._alone = False
         self.port: Port | None = None
 
@@ -95,6 +97,7 @@ class CopyKept:
 
     async def _watch_over(self, machine: Machine) -> None:
         why = await gone(machine.monitor)
+        await self._decided.wait()
         if machine is self._machine and not self._lost.done():
             self._lost.set_exception(PystackError(f"The secondary is lost: {why}."))
 
@@ -103,6 +106,7 @@ class CopyKept:
     def take(self, record: Record) -> None:
         """STOP or GO_ON."""
         if record.kind is Kind.STOP:
+            self._decided.clear()
             self._do(self._stop())
         elif record.kind is Kind.GO_ON:
             self._do(self._go_on())
@@ -127,6 +131,7 @@ class CopyKept:
         await self._give_up_loading()
         await self._run()
         self._thaw()
+        self._decided.set()
         self._hooks.continued()
 
     def take_migration(self, sock: socket.socket) -> None:
@@ -176,6 +181,7 @@ class CopyKept:
             self.port.close()
         self.port = Port(spare.link, self._hooks.received, self._hooks.failed, self._counters)
         self._do(self._watch_over(spare))
+        self._decided.set()
         self._counters.bump("engine.copied")
         self._hooks.copied()
         await self._run()
@@ -213,6 +219,7 @@ class CopyKept:
         """
         self._alone = True
         await self._give_up_loading()
+        self._decided.set()
         await self._run()
         if self._spare is not None:
             self._do(self._end(self._spare))
