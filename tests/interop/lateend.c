@@ -2,7 +2,8 @@
    has arrived, and the end of its own migration, until which it refuses to go on. Where processors are busy it is as
    long by itself, now and then.
 
-   The thread that has sent to the socket of a state sleeps whenever it has given a lock back from then on. */
+   The thread that has sent to where a state goes, a UNIX socket of that name or TCP, sleeps whenever it has given a lock
+   back from then on. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,9 +28,8 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
   struct sockaddr_un peer = {0};
   socklen_t length = sizeof peer - 1;
   ssize_t sent = real_sendmsg(fd, message, flags);
-  if (getpeername(fd, (struct sockaddr *)&peer, &length) == 0 && peer.sun_family == AF_UNIX &&
-      strstr(peer.sun_path, ".state") != NULL)
-    migrates = 1;
+  if (getpeername(fd, (struct sockaddr *)&peer, &length) == 0)
+    migrates |= peer.sun_family != AF_UNIX || strstr(peer.sun_path, ".state") != NULL;
   return sent;
 }
 

@@ -123,18 +123,20 @@ class Site:
         )  # fmt: skip
         self.machine("b", "-incoming", "defer")
 
-    def guest_file(self, qemu: Path | str = "qemu-system-x86_64") -> Path:
+    def guest_file(self, qemu: Path | str = "qemu-system-x86_64", preloaded: Path | None = None) -> Path:
         """What both hosts run themselves, in a file that both have."""
-        image, path = self.image, self.at("pair.toml")
+        image, path = self.image, self.at("pair.toml" if preloaded is None else "preloaded.toml")
         path.write_text(
             f"[guest]\nkernel = {str(image.kernel)!r}\ninitrd = {str(image.initrd)!r}\nappend = {image.append!r}\n"
             f"[qemu]\nprogram = {str(qemu)!r}\n"
+            + ("" if preloaded is None else f"environment = {{ LD_PRELOAD = {str(preloaded)!r} }}\n")
         )
         return path
 
-    def own_proxy(self) -> None:
+    def own_proxy(self, preloaded: Path | None = None) -> None:
+        guest = self.guest_file(preloaded=preloaded)
         self.start(
-            "proxy", "a", "proxy", "--client", "tap:tap0", "--guest", str(self.guest_file()),
+            "proxy", "a", "proxy", "--client", "tap:tap0", "--guest", str(guest),
             "--secondary", "tcp:10.78.0.2:9000",
         )  # fmt: skip
 
@@ -144,9 +146,12 @@ class Site:
             "--listen", "tcp:10.78.0.2:9000",
         )  # fmt: skip
 
-    def own_protected(self, qemu: Path | str = "qemu-system-x86_64") -> None:
-        """A pair whose machines are run by the two programs, the second one's by this QEMU."""
-        self.own_proxy()
+    def own_protected(self, qemu: Path | str = "qemu-system-x86_64", preloaded: Path | None = None) -> None:
+        """A pair whose machines are run by the two programs, the second one's by this QEMU.
+
+        ``preloaded``: a library that the primary's has.
+        """
+        self.own_proxy(preloaded)
         wait_for(lambda: READY in self.own_console("primary", "vm1"), "the guest", PATIENCE)
         self.own_agent(qemu)
         self.until_said("proxy", "protected")
@@ -382,6 +387,18 @@ def test_stop_and_copy_between_hosts(site: Site) -> None:
     assert site.own_machines("secondary") == []
     assert list(site.at("run").glob("colo/*")) == []
     assert counted(site.said["agent"])["engine.copied"] >= 2, "one of them because random answers differ"
+
+
+def test_a_primary_whose_migration_ends_late_goes_on(site: Site) -> None:
+    """QEMU tells of the end, and refuses to go on until its thread is done with it: see lateend.c."""
+    site.own_protected(preloaded=preload.library(preload.LATE_END))
+    talking = site.talk()
+    for number in range(3):
+        assert asked(talking, b"line %d\n" % number) == ""
+    site.processes["proxy"].terminate()
+    assert site.processes["proxy"].wait(PATIENCE) == 0
+    seen = counted(site.said["proxy"])
+    assert (seen["engine.copied"] >= 1, seen.get("engine.not_continued", 0)) == (True, 0)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
