@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 from colo.checkpoint import Step
 from pystack import Micros
 
 
-class Client:
+class Client(ABC):
     """The half of a `colo.checkpoint.CheckpointClient` that does not depend on how a checkpoint is taken.
 
     Args:
@@ -47,6 +48,6 @@ class Client:
         if error is not None:
             self._on_failure(error)
 
+    @abstractmethod
     def _on_failure(self, error: BaseException) -> None:
         """Work that was to be done has failed with ``error``."""
-        raise NotImplementedError

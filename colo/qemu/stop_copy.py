@@ -67,7 +67,6 @@ class StopCopy(Client):
         self._owner = owner
         self._spare: asyncio.Task[Machine] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
-        self._endings: set[asyncio.Task[None]] = set()
         self._told = False  # what came of the checkpoint under way
         self._again = False  # another one is wanted after it
 
@@ -95,12 +94,15 @@ class StopCopy(Client):
 
     def _over(self, work: asyncio.Task[None]) -> None:
         self._checkpointing = None
-        if not work.cancelled() and work.exception() is not None:  # a fault of ours: not to be hidden, nor to stop it
-            self.counters.bump("engine.faults")
-            self._tell(Step.FAILED)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self._on_failure(error)
         if self._again:
             self._again = False
             self.begin("", 0)
+
+    def _on_failure(self, error: BaseException) -> None:  # noqa: ARG002 - a fault of ours: not to be hidden, nor to stop
+        self.counters.bump("engine.faults")
+        self._tell(Step.FAILED)
 
     # ------------------------------------------------------------------------------------------------ the checkpoint
 
@@ -260,11 +262,8 @@ class StopCopy(Client):
         self._spare = None
 
     def _end(self, machine: Machine | None) -> None:
-        if machine is None:
-            return
-        ending = asyncio.create_task(machine.kill())
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        if machine is not None:
+            self._do(machine.kill())
 
     async def close(self) -> None:
         """End every machine but the primary."""
@@ -272,7 +271,7 @@ class StopCopy(Client):
         await self._stop_working()
         if self.secondary is not None:
             await self.secondary.kill()
-        await asyncio.gather(*self._endings)
+        await asyncio.gather(*self._work)
 
 
 def _both_in_files(one: Machine, other: Machine) -> bool:

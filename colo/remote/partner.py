@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251
 import socket  # noqa: TID251
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ class Hooks:
     lost: Callable[[str], None]
 
 
-class Partner(Client, ABC):
+class Partner(Client):
     """A `colo.checkpoint.CheckpointClient`, for as long as one session lasts.
 
     Args:

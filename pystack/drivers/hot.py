@@ -258,11 +258,10 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
 
 
 def _register(epoll: select.epoll, fd: int, events: int, *, known: bool) -> None:
-    if known:
-        with contextlib.suppress(FileNotFoundError):  # closed since, and the number is that of another file
-            epoll.modify(fd, events)
-            return
-    epoll.register(fd, events)
+    try:
+        (epoll.modify if known else epoll.register)(fd, events)
+    except FileNotFoundError:  # closed since, and the number is that of another file
+        epoll.register(fd, events)
 
 
 def _unregister(epoll: select.epoll, fd: int) -> None:
