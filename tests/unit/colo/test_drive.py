@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ class Rig:
     """A driver between three links, and the other end of each."""
 
     def __init__(self, directory: Path, undo: contextlib.ExitStack) -> None:
+        self.undo = undo
         self.near, self.far = {}, {}
         for name in ("client", "primary", "secondary"):
             self.near[name] = QemuLink.listen(directory / name)
@@ -52,6 +53,19 @@ class Rig:
         return lambda: self.far[name].recv(monotonic())
 
 
+@contextlib.asynccontextmanager
+async def driven(directory: Path) -> AsyncIterator[tuple[Rig, asyncio.Task[None]]]:
+    """A rig, and its driver at work."""
+    with contextlib.ExitStack() as undo:
+        rig = Rig(directory, undo)
+        driving = asyncio.create_task(rig.driver.run())
+        try:
+            yield rig, driving
+        finally:
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+
 @pytest.mark.parametrize("run", [hot.run, asyncio.run])
 def test_a_primary_whose_link_its_owner_closes_is_lost_and_nothing_else(
     tmp_path: Path, run: Callable[..., object]
@@ -59,9 +73,7 @@ def test_a_primary_whose_link_its_owner_closes_is_lost_and_nothing_else(
     """As `Pair.failover` does: a frame may have to be sent to it before anybody says that it is gone."""
 
     async def scene() -> None:
-        with contextlib.ExitStack() as undo:
-            rig = Rig(tmp_path, undo)
-            driving = asyncio.create_task(rig.driver.run())
+        async with driven(tmp_path) as (rig, driving):
             rig.send("client", OPENING)
             await rig.until(rig.heard_by("primary"))
             await rig.until(rig.heard_by("secondary"))
@@ -71,8 +83,6 @@ def test_a_primary_whose_link_its_owner_closes_is_lost_and_nothing_else(
             assert not driving.done()
             rig.send("secondary", Guest().syn_ack())
             await rig.until(rig.heard_by("client"))
-            driving.cancel()
-            await asyncio.gather(driving, return_exceptions=True)
 
     run(scene())
 
@@ -126,9 +136,7 @@ def test_a_secondary_with_the_number_of_a_primary_that_was_closed_is_heard(
     """The primary's owner has closed its link and says so later; meanwhile its descriptor's number was given away."""
 
     async def scene() -> None:
-        with contextlib.ExitStack() as undo:
-            rig = Rig(tmp_path, undo)
-            driving = asyncio.create_task(rig.driver.run())
+        async with driven(tmp_path) as (rig, _):
             rig.send("client", OPENING)
             await rig.until(rig.heard_by("secondary"))
             number = rig.near["primary"].peer_fileno()
@@ -138,13 +146,11 @@ def test_a_secondary_with_the_number_of_a_primary_that_was_closed_is_heard(
                 peer = socket.socket(fileno=os.dup2(near.fileno(), number))
             link = QemuLink(ETHERNET, None, None, peer, tmp_path / "another")
             rig.far["secondary"] = QemuLink(ETHERNET, None, None, far, tmp_path / "another")
-            undo.callback(rig.far["secondary"].close)
-            undo.callback(link.close)
+            rig.undo.callback(rig.far["secondary"].close)
+            rig.undo.callback(link.close)
             rig.driver.attach_secondary(link)
             rig.driver.lose_primary()
             rig.send("secondary", Guest().syn_ack())
             await rig.until(rig.heard_by("client"))
-            driving.cancel()
-            await asyncio.gather(driving, return_exceptions=True)
 
     run(scene())
